@@ -1,0 +1,205 @@
+"""What devices send and receive: configuration, telemetry, commands and OTA, validated where they enter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import from_json, to_json
+
+from appliance.contract.times import device_time
+from appliance.contract.topics import DEVICE_ID_PATTERN, SERIAL_PATTERN
+
+DeviceId = Annotated[str, StringConstraints(pattern=f"^{DEVICE_ID_PATTERN}$")]
+Serial = Annotated[str, StringConstraints(pattern=f"^{SERIAL_PATTERN}$")]
+MSG_ID_CHARACTERS = 64
+
+ConfigErrorCode = Literal[
+    "bad_request",
+    "unknown_serial",
+    "invalid_token",
+    "token_used",
+    "token_expired",
+    "device_disabled",
+    "rate_limited",
+]
+
+
+class PayloadError(ValueError):
+    """A payload that the contract does not allow; the text says why, without repeating the payload."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ConfigRequest(_Body):
+    """A device asks for its configuration; ``token`` only for pairing."""
+
+    serial: Serial
+    token: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(default=None, repr=False)
+    request_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    firmware_version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    hardware: Annotated[str, StringConstraints(max_length=64)] | None = None
+
+
+class MqttAccess(_Body):
+    """Where and as whom a device connects; ``password`` only when it is new to the device."""
+
+    host: str
+    port: int
+    tls: bool
+    client_id: str
+    username: str
+    password: str | None = Field(default=None, repr=False)
+    ca_pem: str | None = None
+
+
+class ConfigOk(_Body):
+    """The configuration of one device."""
+
+    status: Literal["ok"] = "ok"
+    request_id: str | None = None
+    device_id: DeviceId
+    config_version: int
+    mqtt: MqttAccess
+    topics: dict[str, str]
+    settings: dict[str, Any]
+    time: str
+
+
+class ConfigPending(_Body):
+    """Odoo cannot be asked now: ask again after ``retry_after_s`` seconds."""
+
+    status: Literal["pending"] = "pending"
+    request_id: str | None = None
+    retry_after_s: int
+
+
+class ConfigRefused(_Body):
+    """The request was refused for good, or (``rate_limited``) for a while."""
+
+    status: Literal["error"] = "error"
+    request_id: str | None = None
+    code: ConfigErrorCode
+    message: str
+    retry_after_s: int | None = None
+
+
+ConfigAnswer = ConfigOk | ConfigPending | ConfigRefused
+
+
+def encode(body: BaseModel) -> bytes:
+    """A body as compact JSON; fields that are ``None`` are left out."""
+    return to_json(body, exclude_none=True)
+
+
+def _first_error(error: ValidationError) -> str:
+    detail = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in detail["loc"])
+    return f"{where}: {detail['msg']}" if where else str(detail["msg"])
+
+
+def parse_config_request(payload: bytes) -> ConfigRequest:
+    """Read a configuration request; ``PayloadError`` with code ``bad_request`` says what is wrong."""
+    try:
+        return ConfigRequest.model_validate_json(payload)
+    except ValidationError as error:
+        raise PayloadError("bad_request", _first_error(error)) from None
+
+
+class Reading(NamedTuple):
+    """One reading: its JSON, its own time if it may be used, what the clock said, and its identity if it has one."""
+
+    payload: bytes
+    at_ms: int | None
+    flags: int
+    msg_id: str | None
+
+
+def parse_telemetry(payload: bytes, received_at_ms: int) -> list[Reading]:
+    """Split a telemetry payload into its readings: an object is one, an array of objects one each.
+
+    Any other JSON is one reading as it stands. ``PayloadError`` with code ``not_json`` if it is not JSON.
+    """
+    try:
+        value = from_json(payload, allow_inf_nan=False)
+    except ValueError as error:
+        raise PayloadError("not_json", f"not JSON: {error}") from None
+    if type(value) is dict:
+        return [_reading(value, payload, received_at_ms)]
+    if type(value) is list and value and all(type(item) is dict for item in value):
+        return [_reading(item, to_json(item), received_at_ms) for item in value]
+    return [Reading(payload, None, 0, None)]
+
+
+def _reading(value: dict[str, Any], payload: bytes, received_at_ms: int) -> Reading:
+    at_ms, flags, msg_id = None, 0, None
+    if "ts" in value:
+        at_ms, verdict = device_time(value["ts"], received_at_ms)
+        flags = int(verdict)
+    if "msg_id" in value:
+        msg_id = _msg_id(value["msg_id"])
+    return Reading(payload, at_ms, flags, msg_id)
+
+
+def _msg_id(value: object) -> str | None:
+    """A usable message identity as text, so that 7 and "7" are the same; anything unusable is no identity."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return None
+    text = str(value)
+    return text if 0 < len(text) <= MSG_ID_CHARACTERS else None
+
+
+class CommandResponse(_Body):
+    """A device's answer to a command; without ``command_id`` it answers the oldest unanswered one."""
+
+    command_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    status: Literal["ok", "error", "in_progress"]
+    result: Any = None
+    error: str | None = None
+
+
+OtaState = Literal[
+    "accepted",
+    "downloading",
+    "downloaded",
+    "verified",
+    "installing",
+    "rebooting",
+    "installed",
+    "failed",
+    "rolled_back",
+    "already_installed",
+    "cancelled",
+]
+
+
+class OtaStatus(_Body):
+    """How far a firmware update has come; ``progress`` in percent."""
+
+    update_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    state: OtaState
+    progress: Annotated[float, Field(ge=0, le=100)] | None = None
+    version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    error: str | None = None
+
+
+_BodyT = TypeVar("_BodyT", bound=_Body)
+
+
+def parse_body(model: type[_BodyT], payload: bytes) -> _BodyT:
+    """Read a device's JSON as ``model``; ``PayloadError`` (``not_json`` or ``invalid``) says what is wrong."""
+    try:
+        value = from_json(payload, allow_inf_nan=False)
+    except ValueError as error:
+        raise PayloadError("not_json", f"not JSON: {error}") from None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise PayloadError("invalid", _first_error(error)) from None

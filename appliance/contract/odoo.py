@@ -1,0 +1,142 @@
+"""Bodies between appliance and Odoo: configuration, batches of messages and a result for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from appliance.contract.device import DeviceId
+from appliance.contract.times import ClockFlag, rfc3339
+
+CONTRACT_VERSION = 1
+
+CONFIG_PATH = "/iiot/config"
+WEBHOOK_PATH = "/iiot/webhook"
+SYNC_PATH = "/iiot/gateway/sync"
+
+DEFAULT_COMMAND_TEMPLATE = '{"action": "{{ action }}", "params": {{ params | tojson }}}'
+DEFAULT_COMMAND_EXPIRY_S = 60.0
+DEFAULT_RESPONSE_LIMIT_S = 60.0
+
+
+class Kind(IntEnum):
+    """What a stored message is. The number is what the buffer file holds: never change one, only add."""
+
+    TELEMETRY = 1
+    COMMAND_RESPONSE = 2
+    COMMAND_STATE = 3
+    OTA_STATUS = 4
+    PRESENCE = 5
+    GATEWAY_EVENT = 6
+
+    @property
+    def wire(self) -> str:
+        """The kind's name on the wire, such as ``command_response``."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as the buffer keeps it; ``payload`` is valid JSON, times are milliseconds since 1970."""
+
+    seq: int
+    device: str
+    kind: Kind
+    at_ms: int | None
+    received_at_ms: int
+    flags: int
+    payload: bytes
+
+
+def encode_message(message: StoredMessage, lane: Literal["live", "backlog"]) -> bytes:
+    """One message of a batch; the payload's JSON is spliced in as the device sent it."""
+    at_ms = message.received_at_ms if message.at_ms is None else message.at_ms
+    clock = ',"clock":"ahead"' if message.flags & ClockFlag.AHEAD else ""
+    head = (
+        f'{{"seq":{message.seq},"device":"{message.device}","kind":"{message.kind.wire}","at":"{rfc3339(at_ms)}",'
+        f'"received_at":"{rfc3339(message.received_at_ms)}","lane":"{lane}"{clock},"payload":'
+    )
+    return head.encode() + message.payload + b"}"
+
+
+def encode_batch(*, gateway: str, epoch: str, floor: int, settled: int, messages: Sequence[bytes]) -> bytes:
+    """The body of ``POST /iiot/webhook``; ``messages`` come from :func:`encode_message`."""
+    head = (
+        f'{{"contract":{CONTRACT_VERSION},"gateway":"{gateway}","epoch":"{epoch}",'
+        f'"floor":{floor},"settled":{settled},"messages":['
+    )
+    return head.encode() + b",".join(messages) + b"]}"
+
+
+class _OdooBody(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class MessageResult(_OdooBody):
+    """What Odoo did with one message."""
+
+    seq: int
+    status: Literal["stored", "duplicate", "rejected", "retry"]
+    code: str | None = None
+    message: str | None = None
+
+
+class BatchResult(_OdooBody):
+    """Odoo's answer to a batch: a result per message, and whether it has work for the appliance."""
+
+    results: list[MessageResult]
+    work: bool = False
+
+
+class AdvertisedAddress(_OdooBody):
+    """The broker address that Odoo wants devices to be told; what is ``None`` the appliance fills in."""
+
+    host: str | None = None
+    port: int | None = None
+    tls: bool | None = None
+
+
+class DeviceConfig(_OdooBody):
+    """What Odoo says of a device it has paired. ``topics`` holds templates by name, times are seconds."""
+
+    device_id: DeviceId
+    config_version: int = 1
+    topics: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    command_template: str = DEFAULT_COMMAND_TEMPLATE
+    command_is_json: bool = True
+    command_add_id: bool = True
+    command_expires_in_s: Annotated[float, Field(gt=0)] = DEFAULT_COMMAND_EXPIRY_S
+    command_response_limit_s: Annotated[float, Field(gt=0)] = DEFAULT_RESPONSE_LIMIT_S
+    max_packet_bytes: Annotated[int, Field(ge=128)] | None = None
+    mqtt: AdvertisedAddress = AdvertisedAddress()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: object) -> object:
+        """Odoo writes an unset field as ``null`` or ``false``; both mean the default."""
+        if isinstance(value, dict):
+            return {
+                key: item
+                for key, item in value.items()
+                if item is not None and not (item is False and key not in ("command_is_json", "command_add_id"))
+            }
+        return value
+
+
+class OdooProblem(_OdooBody):
+    """An error document of Odoo's contract; without ``code`` it is not one."""
+
+    code: Annotated[str, Field(min_length=1, max_length=64)]
+    message: str | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Its explanation for people."""
+        return self.message or self.detail or self.code

@@ -1,0 +1,131 @@
+"""Every error of the appliance, in one tree.
+
+ApplianceError
+├── SettingsError                 settings that cannot be used
+├── StoreError
+│   ├── StoreLockedError          another process has the data folder
+│   ├── StoreUnavailableError     nothing can be committed now (disk full, medium fails)
+│   └── StoreFormatError          the file is not ours, or from a newer version
+├── RequestError                  the caller can mend it; carries what HTTP answers
+│   ├── UnknownDeviceError
+│   ├── DeviceDisabledError
+│   ├── UnknownCommandError
+│   └── CommandRefusedError
+└── OdooError
+    ├── OdooUnavailableError      try again later
+    ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
+    └── OdooRefusedError          Odoo's contract says no, with a code
+"""
+
+from __future__ import annotations
+
+from appliance.contract.problems import Problem, ProblemCode
+
+
+class ApplianceError(Exception):
+    """Root of all errors that the appliance raises on purpose."""
+
+
+class SettingsError(ApplianceError):
+    """Settings that cannot be used; ``problems`` has one sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class StoreError(ApplianceError):
+    """Something is wrong with the database file."""
+
+
+class StoreLockedError(StoreError):
+    """Another process works on this data folder."""
+
+
+class StoreUnavailableError(StoreError):
+    """Nothing can be committed now; the reason is the text."""
+
+
+class StoreFormatError(StoreError):
+    """The file cannot be read as this version's database."""
+
+
+class RequestError(ApplianceError):
+    """A request that cannot be carried out as it stands."""
+
+    status = 400
+    code: ProblemCode = "bad_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: ProblemCode | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status or self.status
+        self.code = code or self.code
+        self.retry_after_s = retry_after_s
+
+    def problem(self) -> Problem:
+        """As HTTP tells it."""
+        return Problem(self.status, self.code, str(self), retry_after_s=self.retry_after_s)
+
+
+class UnknownDeviceError(RequestError):
+    """No device of this id is paired with this appliance."""
+
+    status = 404
+    code: ProblemCode = "unknown_device"
+
+
+class DeviceDisabledError(RequestError):
+    """The device is switched off in Odoo."""
+
+    status = 409
+    code: ProblemCode = "device_disabled"
+
+
+class UnknownCommandError(RequestError):
+    """No command of this id is known."""
+
+    status = 404
+    code: ProblemCode = "unknown_command"
+
+
+class CommandRefusedError(RequestError):
+    """A command that must not be sent: it cannot be rendered, is no JSON, too large, or contradicts an earlier one."""
+
+    status = 422
+    code: ProblemCode = "command_template"
+
+
+class OdooError(ApplianceError):
+    """Odoo did not do what it was asked."""
+
+
+class OdooUnavailableError(OdooError):
+    """Odoo cannot be reached or is overloaded; ``retry_after_s`` is its own wish, if it had one."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OdooAlarmError(OdooError):
+    """Odoo refuses this appliance as a whole (401, 403, 404, a redirect): people must act."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OdooRefusedError(OdooError):
+    """Odoo refused a request with a problem document of the contract."""
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
