@@ -1,0 +1,1 @@
+"""The store: one SQLite file, one writer thread; buffer, outbox, devices, ledger."""

@@ -1,0 +1,160 @@
+"""Tables of the database file and their migrations.
+
+A migration that has been released is never edited; a change of the schema is a new one below it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from uuid import uuid4
+
+from sqlite_utils import Database as Tables
+from sqlite_utils import Migrations
+
+APPLICATION_ID = 0x49496F54  # "IIoT", so that `file` and we ourselves recognise the database
+migrations = Migrations("appliance")
+
+
+@migrations()
+def m001_first_schema(tables: Tables) -> None:
+    """Buffer, parked messages, ledger, outbox, devices."""
+    for statement in _FIRST_SCHEMA.split(";\n"):
+        if statement.strip():
+            tables.execute(statement)
+    tables.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", [str(uuid4())])
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to this version's schema; each migration is one transaction."""
+    migrations.apply(Tables(connection))
+
+
+def unknown_migrations(connection: sqlite3.Connection) -> list[str]:
+    """Migrations in the file that this version does not know: the file is from a newer one."""
+    known = {migration.name for migration in migrations._migrations}
+    return [migration.name for migration in migrations.applied(Tables(connection)) if migration.name not in known]
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value ANY
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE messages (                       -- append-only; AUTOINCREMENT, so that a seq is never used twice
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at_ms INTEGER,                            -- the device's own time where it may be used
+    received_at_ms INTEGER NOT NULL,
+    flags INTEGER NOT NULL,                   -- ClockFlag
+    msg_key INTEGER,                          -- 64-bit digest of msg_id
+    payload BLOB NOT NULL,
+    crc INTEGER NOT NULL                      -- CRC-32 over device, kind, times, flags, payload
+) STRICT;
+
+CREATE TABLE settled (                        -- disjoint intervals of seq that Odoo has, or that were parked
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE parked (                         -- what Odoo or the contract refused, with the reason
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER,                              -- NULL where it never was a message (not JSON)
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at_ms INTEGER,
+    received_at_ms INTEGER NOT NULL,
+    flags INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    code TEXT NOT NULL,
+    message TEXT NOT NULL,
+    parked_at_ms INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE recent_ids (                     -- the last 1,000 msg_id digests of a device, 8 bytes each, oldest first
+    device TEXT PRIMARY KEY,
+    digests BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ledger (                         -- readings per device, counted up to meta.counted_seq
+    device TEXT PRIMARY KEY,
+    received INTEGER NOT NULL DEFAULT 0,
+    stored INTEGER NOT NULL DEFAULT 0,
+    parked INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    repeated INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE refusals (                       -- publishes that were acknowledged and dropped, and why
+    device TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    last_at_ms INTEGER NOT NULL,
+    last_topic TEXT NOT NULL,
+    PRIMARY KEY (device, reason)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox (                         -- commands; position is the order of delivery
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_id TEXT NOT NULL UNIQUE,
+    device TEXT NOT NULL,
+    action TEXT NOT NULL,
+    digest TEXT NOT NULL,                     -- of the request, to tell a repeat from a contradiction
+    payload BLOB NOT NULL,
+    deliver TEXT NOT NULL,                    -- at_least_once | at_most_once
+    state TEXT NOT NULL,
+    reason TEXT,
+    deliveries INTEGER NOT NULL DEFAULT 0,
+    created_at_ms INTEGER NOT NULL,
+    expires_at_ms INTEGER NOT NULL,
+    response_limit_ms INTEGER NOT NULL,
+    sent_at_ms INTEGER,
+    delivered_at_ms INTEGER,
+    finished_at_ms INTEGER,
+    response BLOB
+) STRICT;
+
+CREATE INDEX outbox_open ON outbox (device, position) WHERE finished_at_ms IS NULL;
+
+CREATE INDEX outbox_finished ON outbox (finished_at_ms) WHERE finished_at_ms IS NOT NULL;
+
+CREATE TABLE command_history (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    reason TEXT
+) STRICT;
+
+CREATE INDEX command_history_of ON command_history (command_id, id);
+
+CREATE TABLE devices (
+    device_id TEXT PRIMARY KEY,
+    serial TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,              -- of the secret
+    valid_from INTEGER NOT NULL,              -- the oldest generation whose secret still opens the door
+    login_generation INTEGER NOT NULL,        -- the newest generation that has logged in, 0 if none has
+    enabled INTEGER NOT NULL,
+    config TEXT NOT NULL,                     -- DeviceConfig as JSON
+    firmware_version TEXT,
+    hardware TEXT,
+    paired_at_ms INTEGER NOT NULL,
+    first_login_at_ms INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retired_devices (                -- ids that lost their device: their generations are never used again
+    device_id TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pairings (                       -- claims by token, so that a repeated request gets the same answer
+    serial TEXT NOT NULL,
+    token_digest BLOB NOT NULL,               -- keyed SHA-256
+    request_id TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    paired_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (serial, token_digest)
+) STRICT, WITHOUT ROWID
+"""
