@@ -2,10 +2,12 @@
 
 ApplianceError
 ├── SettingsError                 settings that cannot be used
+├── DataFolderError               a file of the data folder cannot be read, written or used
 ├── StoreError
 │   ├── StoreLockedError          another process has the data folder
 │   ├── StoreUnavailableError     nothing can be committed now (disk full, medium fails)
-│   └── StoreFormatError          the file is not ours, or from a newer version
+│   ├── StoreFormatError          the file is not ours, or from a newer version
+│   └── TopicsRefusedError        topics that this device cannot have
 ├── RequestError                  the caller can mend it; carries what HTTP answers
 │   ├── UnknownDeviceError
 │   ├── DeviceDisabledError
@@ -34,6 +36,10 @@ class SettingsError(ApplianceError):
         self.problems = problems
 
 
+class DataFolderError(ApplianceError):
+    """A file of the data folder, other than the database, cannot be read, written or used."""
+
+
 class StoreError(ApplianceError):
     """Something is wrong with the database file."""
 
@@ -48,6 +54,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreFormatError(StoreError):
     """The file cannot be read as this version's database."""
+
+
+class TopicsRefusedError(StoreError):
+    """Topics that a device cannot have: invalid, or another's; the text says which."""
 
 
 class RequestError(ApplianceError):

@@ -1,0 +1,155 @@
+"""Rows of paired devices and of the tokens they paired with. Everything here runs in the writer thread."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from appliance.contract.odoo import DeviceConfig
+
+VALID_GENERATIONS = 8
+"""At most so many generations of one device's secret open the door at once."""
+PAIRINGS_KEPT = 4
+"""Tokens remembered per serial number; an older one is Odoo's to refuse."""
+LOAD_ROWS = 500
+
+
+class DeviceRow(NamedTuple):
+    """A row of ``devices``; ``config`` is a ``DeviceConfig`` as JSON."""
+
+    device_id: str
+    serial: str
+    generation: int
+    valid_from: int
+    login_generation: int
+    enabled: int
+    config: str
+    firmware_version: str | None
+    hardware: str | None
+    paired_at_ms: int
+    first_login_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A pairing that Odoo has granted and that is to be stored."""
+
+    serial: str
+    token_digest: bytes
+    request_id: str
+    config: DeviceConfig
+    firmware_version: str | None = None
+    hardware: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """What became of a token: who asked with it, and which device and secret it led to."""
+
+    request_id: str
+    device_id: str
+    generation: int
+
+
+_COLUMNS = ", ".join(DeviceRow._fields)
+_LOAD = f"SELECT {_COLUMNS} FROM devices WHERE device_id > ? ORDER BY device_id LIMIT {LOAD_ROWS}"  # noqa: S608 constants
+_GET = f"SELECT {_COLUMNS} FROM devices WHERE device_id = ?"  # noqa: S608 constants
+_PUT = f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 constants
+
+
+def load(connection: sqlite3.Connection, *, after: str) -> list[DeviceRow]:
+    """The next devices in order of their ids, at most ``LOAD_ROWS``."""
+    return [DeviceRow(*row) for row in connection.execute(_LOAD, (after,))]
+
+
+def find_pairing(connection: sqlite3.Connection, *, serial: str, token_digest: bytes) -> Pairing | None:
+    """What became of a token."""
+    row = connection.execute(
+        "SELECT request_id, device_id, generation FROM pairings WHERE serial = ? AND token_digest = ?",
+        (serial, token_digest),
+    ).fetchone()
+    return None if row is None else Pairing(*row)
+
+
+def pair(connection: sqlite3.Connection, *, claim: Claim, now_ms: int) -> tuple[Pairing, DeviceRow | None]:
+    """Store a claim; the device's new row, or ``None`` if the token was claimed before and nothing changed."""
+    earlier = find_pairing(connection, serial=claim.serial, token_digest=claim.token_digest)
+    if earlier is not None:
+        return earlier, None
+    device_id = claim.config.device_id
+    _retire_former(connection, claim.serial, device_id)
+    row = _next_row(connection, claim, now_ms)
+    connection.execute(_PUT, row)
+    connection.execute(
+        "INSERT INTO pairings (serial, token_digest, request_id, device_id, generation, paired_at_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        (claim.serial, claim.token_digest, claim.request_id, device_id, row.generation, now_ms),
+    )
+    connection.execute(
+        "DELETE FROM pairings WHERE serial = ? AND generation <= ?", (claim.serial, row.generation - PAIRINGS_KEPT)
+    )
+    return Pairing(claim.request_id, device_id, row.generation), row
+
+
+def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> DeviceRow:
+    device_id = claim.config.device_id
+    found = connection.execute(_GET, (device_id,)).fetchone()
+    present = None if found is None else DeviceRow(*found)
+    if present is not None and present.serial == claim.serial:
+        generation = present.generation + 1
+        valid_from = max(present.valid_from, generation - VALID_GENERATIONS + 1)
+        login_generation, first_login_at_ms = present.login_generation, present.first_login_at_ms
+    else:
+        # new here, or in the hands of another device: no earlier secret of this id may open the door
+        connection.execute("DELETE FROM pairings WHERE device_id = ?", (device_id,))
+        last = _retired_generation(connection, device_id) if present is None else present.generation
+        generation = valid_from = last + 1
+        login_generation, first_login_at_ms = 0, None
+    return DeviceRow(
+        device_id=device_id,
+        serial=claim.serial,
+        generation=generation,
+        valid_from=valid_from,
+        login_generation=login_generation,
+        enabled=1,
+        config=claim.config.model_dump_json(),
+        firmware_version=claim.firmware_version,
+        hardware=claim.hardware,
+        paired_at_ms=now_ms,
+        first_login_at_ms=first_login_at_ms,
+    )
+
+
+def _retired_generation(connection: sqlite3.Connection, device_id: str) -> int:
+    """The newest generation of an id that lost its device: a secret once ended must not come back."""
+    row = connection.execute("SELECT generation FROM retired_devices WHERE device_id = ?", (device_id,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _retire_former(connection: sqlite3.Connection, serial: str, device_id: str) -> None:
+    """End the pairing that this serial number had under another device id."""
+    former = connection.execute(
+        "SELECT device_id, generation FROM devices WHERE serial = ? AND device_id <> ?", (serial, device_id)
+    ).fetchone()
+    if former is not None:
+        connection.execute("INSERT OR REPLACE INTO retired_devices (device_id, generation) VALUES (?, ?)", former)
+        connection.execute("DELETE FROM devices WHERE device_id = ?", former[:1])
+        connection.execute("DELETE FROM pairings WHERE device_id = ?", former[:1])
+
+
+def set_enabled(connection: sqlite3.Connection, *, device_id: str, enabled: bool) -> None:
+    """Store whether a device may connect."""
+    connection.execute("UPDATE devices SET enabled = ? WHERE device_id = ?", (int(enabled), device_id))
+
+
+def note(
+    connection: sqlite3.Connection, *, values: Iterable[tuple[int, int, int | None, str | None, str | None, str]]
+) -> None:
+    """Store (valid_from, login_generation, first_login_at_ms, firmware_version, hardware) of devices by id."""
+    connection.executemany(
+        "UPDATE devices SET valid_from = ?, login_generation = ?, first_login_at_ms = ?, firmware_version = ?, "
+        "hardware = ? WHERE device_id = ?",
+        values,
+    )
