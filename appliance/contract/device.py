@@ -39,13 +39,18 @@ class _Body(BaseModel):
 
 
 class ConfigRequest(_Body):
-    """A device asks for its configuration; ``token`` only for pairing."""
+    """A device asks for its configuration; ``token`` only for pairing.
+
+    ``ca_pem`` says whether the answer is to carry the authority's certificate. Left out, an answer over HTTP carries
+    it and one over MQTT does not: who asks over MQTT has checked it already or cannot take so large a packet.
+    """
 
     serial: Serial
     token: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(default=None, repr=False)
     request_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     firmware_version: Annotated[str, StringConstraints(max_length=64)] | None = None
     hardware: Annotated[str, StringConstraints(max_length=64)] | None = None
+    ca_pem: bool | None = None
 
 
 class MqttAccess(_Body):
@@ -105,10 +110,20 @@ def _first_error(error: ValidationError) -> str:
     return f"{where}: {detail['msg']}" if where else str(detail["msg"])
 
 
-def parse_config_request(payload: bytes) -> ConfigRequest:
-    """Read a configuration request; ``PayloadError`` with code ``bad_request`` says what is wrong."""
+def parse_config_request(payload: bytes, *, own_serial: str | None = None) -> ConfigRequest:
+    """Read a configuration request; ``PayloadError`` with code ``bad_request`` says what is wrong.
+
+    ``own_serial`` is that of a device known by its secret: it need not name itself, nor send more than an empty
+    payload.
+    """
     try:
-        return ConfigRequest.model_validate_json(payload)
+        value = from_json(payload or b"{}", allow_inf_nan=False)
+    except ValueError as error:
+        raise PayloadError("bad_request", f"not JSON: {error}") from None
+    if own_serial is not None and isinstance(value, dict):
+        value.setdefault("serial", own_serial)
+    try:
+        return ConfigRequest.model_validate(value)
     except ValidationError as error:
         raise PayloadError("bad_request", _first_error(error)) from None
 
