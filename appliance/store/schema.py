@@ -100,34 +100,25 @@ CREATE TABLE outbox (                         -- commands; position is the order
     command_id TEXT NOT NULL UNIQUE,
     device TEXT NOT NULL,
     action TEXT NOT NULL,
-    digest TEXT NOT NULL,                     -- of the request, to tell a repeat from a contradiction
-    payload BLOB NOT NULL,
-    deliver TEXT NOT NULL,                    -- at_least_once | at_most_once
+    digest BLOB NOT NULL,                     -- of the request, to tell a repeat from a contradiction
+    payload BLOB NOT NULL,                    -- emptied when the command is settled
+    at_most_once INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,           -- wall clock
+    expires_in_ms INTEGER NOT NULL,
+    response_limit_ms INTEGER NOT NULL,
     state TEXT NOT NULL,
     reason TEXT,
-    deliveries INTEGER NOT NULL DEFAULT 0,
-    created_at_ms INTEGER NOT NULL,
-    expires_at_ms INTEGER NOT NULL,
-    response_limit_ms INTEGER NOT NULL,
-    sent_at_ms INTEGER,
-    delivered_at_ms INTEGER,
-    finished_at_ms INTEGER,
-    response BLOB
+    deliveries INTEGER NOT NULL,              -- counted before the bytes go out
+    deadline_ms INTEGER NOT NULL,             -- steady clock: end of waiting for delivery, or for the answer
+    touched_ms INTEGER NOT NULL,              -- steady clock: last change
+    settled_ms INTEGER,                       -- steady clock; NULL while the command is open
+    response BLOB,
+    history TEXT NOT NULL                     -- JSON objects, one per change, separated by commas
 ) STRICT;
 
-CREATE INDEX outbox_open ON outbox (device, position) WHERE finished_at_ms IS NULL;
+CREATE INDEX outbox_open ON outbox (device, position) WHERE settled_ms IS NULL;
 
-CREATE INDEX outbox_finished ON outbox (finished_at_ms) WHERE finished_at_ms IS NOT NULL;
-
-CREATE TABLE command_history (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    command_id TEXT NOT NULL,
-    state TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    reason TEXT
-) STRICT;
-
-CREATE INDEX command_history_of ON command_history (command_id, id);
+CREATE INDEX outbox_settled ON outbox (settled_ms) WHERE settled_ms IS NOT NULL;
 
 CREATE TABLE devices (
     device_id TEXT PRIMARY KEY,
