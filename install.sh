@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+#
+# The IIoT Edge Appliance: try it, test it.
+#
+#   ./install.sh demo [--seconds N] [--devices N]   everything on this machine: appliance, devices, a stand-in for Odoo
+#   ./install.sh test [arguments for pytest]        style, types and all tests
+#   ./install.sh help                               this text
+#
+# Both make a Python environment in .venv beside this script, and use it again as long as pyproject.toml is the same.
+# Debian packages that are missing are installed when the script runs as root; otherwise it says which are needed.
+#
+# Variables that it reads:
+#   PYTHON         Python to build .venv with, 3.11 or later (default: python3, else python3.13, 3.12, 3.11)
+#   TEST_WORKERS   how many tests run at a time (default: auto, one for each processor)
+#   PIP_...        pip's own variables and configuration files hold as everywhere, such as an index of your own
+#
+# Exit status: 0 good, 1 failed, 2 wrong usage or not built yet.
+
+set -euo pipefail
+
+SCRIPT=${BASH_SOURCE[0]:-$0}
+ROOT=$(cd "$(dirname "$SCRIPT")" && pwd)
+VENV=$ROOT/.venv
+OLDEST_PYTHON=3.11
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+  say "install.sh: $*"
+  exit 1
+}
+
+usage() { sed -n '3,/^$/s/^# \{0,1\}//p' "$SCRIPT"; }
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Whether this Python is new enough and can make environments (Debian keeps that in a package of its own).
+can_build() { "$1" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (${OLDEST_PYTHON/./, }))" >/dev/null 2>&1; }
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    if can_build "$candidate"; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# install_packages PACKAGE...: installs them, or fails where that is not possible.
+install_packages() {
+  has apt-get && [ "$(id -u)" -eq 0 ] || return 1
+  say "Installing Debian packages: $*"
+  apt-get -qq update >&2 &&
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" >&2
+}
+
+ensure_python() {
+  find_python >/dev/null && return
+  [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not a Python $OLDEST_PYTHON or later with the modules venv and ensurepip"
+  install_packages python3 python3-venv || true
+  find_python >/dev/null ||
+    fail "Python $OLDEST_PYTHON or later with venv is needed. On Debian, as root: apt-get install python3 python3-venv"
+}
+
+# The tests try the README's commands with these; without them the tests concerned are skipped, and say so.
+ensure_test_tools() {
+  local missing=()
+  has mosquitto_rr || missing+=(mosquitto-clients)
+  has curl || missing+=(curl)
+  has openssl || missing+=(openssl)
+  [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
+    say "Some tests will be skipped. To run them, install: ${missing[*]}"
+}
+
+# What .venv was built from: other dependencies, another Python or another place make it out of date.
+wanted_stamp() {
+  {
+    printf '%s\n' "$ROOT"
+    "$(find_python)" -c 'import sys; print(sys.base_prefix, sys.version)' # the same inside an activated .venv
+    cat "$ROOT/pyproject.toml"
+  } | sha256sum | cut -d' ' -f1
+}
+
+venv_is_current() {
+  [ -x "$VENV/bin/python" ] && [ "$(cat "$VENV/.stamp" 2>/dev/null)" = "$(wanted_stamp)" ]
+}
+
+build_venv() {
+  local python
+  python=$(find_python)
+  say "Making the Python environment in $VENV (once; a minute or two)"
+  "$python" -m venv --clear "$VENV"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --editable "${ROOT}[simulator,addon,test]" >&2 || fail "pip could not install the packages, see above"
+  wanted_stamp >"$VENV/.stamp"
+}
+
+ensure_venv() {
+  ensure_python
+  venv_is_current && return
+  # Two runs at once must not build the same environment; the lock ends with the subshell.
+  (
+    flock 9
+    venv_is_current || build_venv
+  ) 9>"$ROOT/.venv.lock"
+}
+
+demo() {
+  ensure_venv
+  exec "$VENV/bin/python" -m firmware_sim demo "$@"
+}
+
+run_tests() {
+  ensure_test_tools
+  ensure_venv
+  cd "$ROOT"
+  "$VENV/bin/ruff" check .
+  "$VENV/bin/ruff" format --check .
+  "$VENV/bin/mypy"
+  exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-auto}" "$@"
+}
+
+not_yet() {
+  say "install.sh: the installation as a service is not built yet; nothing was changed. Try: ./install.sh demo"
+  exit 2
+}
+
+main() {
+  local command=${1:-install}
+  [ $# -eq 0 ] || shift
+  case $command in
+    demo) demo "$@" ;;
+    test) run_tests "$@" ;;
+    install | upgrade | rollback | uninstall) not_yet ;;
+    help | -h | --help) usage ;;
+    *)
+      say "install.sh: unknown command: $command"
+      usage >&2
+      exit 2
+      ;;
+  esac
+}
+
+main "$@"
