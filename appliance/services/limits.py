@@ -1,0 +1,58 @@
+"""Rate limit for failed attempts, in a table of bounded size."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+
+from appliance.contract.times import Clock
+
+
+class FailureLimiter:
+    """Counts failures by key; after ``most`` of them within ``window_s`` seconds the key waits for the window's end.
+
+    At most ``most_keys`` keys are remembered; the one that began to fail first is forgotten first.
+    """
+
+    def __init__(self, *, most: int, window_s: float, clock: Clock, most_keys: int = 4096) -> None:
+        self._most = most
+        self._window_s = window_s
+        self._clock = clock
+        self._most_keys = most_keys
+        self._failures: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def wait_s(self, key: str) -> int:
+        """Whole seconds until this key may try again; 0 if it may now."""
+        begun, count = self._failures.get(key, (0.0, 0))
+        if count < self._most:
+            return 0
+        left = begun + self._window_s - self._clock.monotonic()
+        return max(math.ceil(left), 0)
+
+    def failed(self, key: str) -> None:
+        """Count a failure."""
+        now = self._clock.monotonic()
+        begun, count = self._failures.get(key, (now, 0))
+        if now - begun >= self._window_s:
+            begun, count = now, 0
+            self._failures.pop(key, None)
+        self._failures[key] = (begun, count + 1)
+        while len(self._failures) > self._most_keys:
+            self._failures.popitem(last=False)
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+
+def address_key(address: str) -> str:
+    """Whom an address stands for: itself, but in IPv6 its network of 64 bits, which one host can use up at will."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return str(ip.ipv4_mapped)
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)
