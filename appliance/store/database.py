@@ -77,6 +77,8 @@ class Database:
         """Why nothing can be committed now, or ``None``; read by health."""
         self.committed: Callable[[list[Any]], None] = lambda receipts: None
         """Called on the event loop after each commit with the receipts of its rows and jobs, in their order."""
+        self.withheld: Callable[[list[Any]], None] = lambda receipts: None
+        """Called with the receipts of jobs that raised: what they stand for is not stored, and never will be."""
         self.failed: asyncio.Future[None]
         """Gets an exception if the writer thread dies of something it cannot mend; the process must end then."""
         self._folder = folder
@@ -177,7 +179,7 @@ class Database:
         """Run ``job`` in the writer thread inside a group's transaction; returns after the commit.
 
         A job that raises is undone alone and its error raised here. ``receipt`` is handed to :attr:`committed`
-        after the commit, also when the job raised. :class:`StoreUnavailableError` if nothing can be committed now;
+        after the commit, to :attr:`withheld` when the job raised. :class:`StoreUnavailableError` if nothing can be committed now;
         a job with a receipt waits instead, as rows do.
         """
         return await self.submit(job, receipt=receipt)
@@ -206,20 +208,21 @@ class Database:
             self._wake.put(True)
 
     def _deliver(self, entries: Sequence[Row | _Job]) -> None:
-        receipts = []
-        jobs = []
+        receipts: list[Any] = []
+        withheld: list[Any] = []
+        jobs: list[_Job] = []
         for entry in entries:
-            if type(entry) is tuple:
-                receipt = entry[-1]
-            else:
+            if isinstance(entry, _Job):
                 jobs.append(entry)
-                receipt = entry.receipt  # type: ignore[union-attr]
-            if receipt is not None:
-                receipts.append(receipt)
+                if entry.receipt is not None:
+                    (receipts if entry.error is None else withheld).append(entry.receipt)
+            elif entry[-1] is not None:
+                receipts.append(entry[-1])
         if receipts:
             self.committed(receipts)
-        for job in jobs:
-            self._resolve(job)  # type: ignore[arg-type]
+        if withheld:
+            self.withheld(withheld)
+        self._resolve_all(jobs)
 
     @staticmethod
     def _resolve(job: _Job) -> None:

@@ -1,0 +1,375 @@
+"""The sockets, who is logged in on them, and the way of every packet that is not amqtt's.
+
+Everything is checked here before anybody else hears of a connection: its login, its limits, its rights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from appliance.broker import frames
+from appliance.broker.connection import Connection
+from appliance.broker.frames import Connect, ProtocolError, Will
+from appliance.broker.plugin import (
+    DeviceLogin,
+    InterceptPlugin,
+    Refusal,
+    Route,
+    UnpairedLogin,
+    ViewerLogin,
+)
+from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState, UnpairedSession
+from appliance.broker.throttle import Throttle
+from appliance.contract.times import Clock
+from appliance.services.presence import PresenceService
+from appliance.store.devices import Device
+
+log = logging.getLogger(__name__)
+
+CONNECT_WITHIN_S = 10.0
+TLS_HANDSHAKE_S = 15.0
+KEEP_ALIVE_FACTOR = 1.5
+UNPAIRED_LIFETIME_S = 60.0
+SLOW_READER_S = 10.0
+CLOSING_S = 10.0
+SWEEP_S = 1.0
+BACKLOG = 4096
+MOST_NOT_LOGGED_IN = 2000
+VIEWER_FAILURES, VIEWER_FAILURES_WITHIN_S = 10, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the listener."""
+
+    payload_bytes: int = 262_144
+    connections: int = 10_000
+    unpaired: int = 1000
+    unpaired_per_address: int = 20
+    viewers: int = 50
+    send_buffer_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen; port 0 takes a free one; with ``tls`` it speaks TLS."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom the listener tells; all are called on the event loop and must not wait."""
+
+    in_order: Callable[[Receipt], None]
+    """Send a receipt through the store's queue, behind what waits there."""
+    refused: Callable[[str, str, str], None]
+    """A publish was dropped: device id, reason, topic."""
+    pair: Callable[[str, bytes, str, Callable[[bytes], None]], None]
+    """An unpaired device asks: serial number, payload, address, reply."""
+    logged_in: Callable[[str, int], None]
+    """A device has logged in: device id, generation of its secret."""
+    ready: Callable[[str], None]
+    """A device has subscribed to its commands."""
+    gone: Callable[[str], None]
+    """A device's connection has ended."""
+    fan_out: Callable[[str, bytes], None] = lambda topic, payload: None
+    """A committed publish that an attached client has subscribed to: topic, payload."""
+
+
+class Listener:
+    """Accepts connections and keeps who is who. ``plugin`` is the instance that amqtt loaded, or ``None``: then
+    nobody is let in."""
+
+    def __init__(
+        self,
+        *,
+        plugin: InterceptPlugin | None,
+        hooks: Hooks,
+        presence: PresenceService,
+        clock: Clock,
+        limits: Limits,
+        attach: Callable[[Connection, Connect, ViewerLogin], Session] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.limits = limits
+        self._plugin = plugin
+        self._hooks = hooks
+        self._presence = presence
+        self._attach = attach
+        self._loop = asyncio.get_running_loop()
+        self.time = self._loop.time
+        self.call_soon = self._loop.call_soon
+        self.refused = hooks.refused
+        self.in_order = hooks.in_order
+        self.ready = hooks.ready
+        self.config_request_topic = plugin.rights.templates.config_request if plugin else ""
+        self._servers: list[asyncio.Server] = []
+        self._not_logged_in: OrderedDict[Connection, None] = OrderedDict()
+        self._connections: set[Connection] = set()
+        self._closing: dict[Connection, float] = {}
+        self._devices: dict[str, NativeSession] = {}
+        self._states: dict[str, SessionState] = {}
+        self._unpaired: dict[UnpairedSession, str] = {}
+        self._viewers = 0
+        self._viewer_failures = Throttle(most=VIEWER_FAILURES, within_s=VIEWER_FAILURES_WITHIN_S, time=self.time)
+        self._quiet = Throttle(most=1, within_s=60.0, time=self.time)
+        self.accepted = 0
+        """Connections accepted since the start, for metrics."""
+
+    # --- starting and stopping -------------------------------------------------------------------------------
+
+    async def start(self, endpoints: Sequence[Endpoint]) -> list[int]:
+        """Listen; returns the ports in the same order. ``OSError`` if a port cannot be had."""
+        ports = []
+        for endpoint in endpoints:
+            server = await self._loop.create_server(
+                lambda: Connection(self),
+                endpoint.host,
+                endpoint.port,
+                ssl=endpoint.tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_S if endpoint.tls else None,
+                backlog=BACKLOG,
+            )
+            self._servers.append(server)
+            ports.append(int(server.sockets[0].getsockname()[1]))
+        return ports
+
+    async def run(self) -> None:
+        """Once a second end what has been silent, slow or half-open for too long; until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep()
+
+    async def stop(self) -> None:
+        """Stop listening and close every connection; what was committed has been acknowledged by then."""
+        for server in self._servers:
+            server.close()
+        for connection in [*self._connections, *self._not_logged_in]:
+            connection.will = None
+            connection.close("the appliance was stopped")
+        await asyncio.sleep(0)
+        for connection in list(self._closing):
+            connection.cut()
+        for server in self._servers:
+            await server.wait_closed()
+        self._servers.clear()
+
+    def sweep(self) -> None:
+        """See :meth:`run`."""
+        now = self.time()
+        for connection in list(self._not_logged_in):
+            if now - connection.born_at < CONNECT_WITHIN_S:
+                break
+            connection.abort("no CONNECT in time")
+        for connection in list(self._connections):
+            if connection.writing_paused and now - connection.writing_paused_at > SLOW_READER_S:
+                connection.abort("it does not read what it is sent")
+            elif connection.reading_paused:
+                continue
+            elif connection.keep_alive_s and now - connection.last_received_at > connection.keep_alive_s:
+                connection.abort("keep-alive timed out")
+            elif connection.lifetime_s and now - connection.born_at > connection.lifetime_s:
+                connection.close("an unpaired connection ends after a minute")
+        for connection, since in list(self._closing.items()):
+            if now - since > CLOSING_S:
+                connection.cut()
+
+    # --- connections come and go -----------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A socket was accepted. Where too many have not logged in, the oldest of them has to go."""
+        self.accepted += 1
+        self._not_logged_in[connection] = None
+        if len(self._not_logged_in) > MOST_NOT_LOGGED_IN:
+            next(iter(self._not_logged_in)).abort("too many connections that have not logged in")
+
+    def connect(self, connection: Connection, data: bytes, start: int, end: int) -> None:
+        """The first packet of a connection: decide who it is and answer."""
+        connect = frames.parse_connect(data, start, end)
+        verdict = self._identify(connection, connect)
+        if isinstance(verdict, Refusal):
+            if self._quiet.allow(connection.address):
+                log.warning("connection from %s refused: %s", connection.address, verdict.reason)
+            connection.write(frames.connack(verdict.code))
+            connection.close(verdict.reason)
+            return
+        del self._not_logged_in[connection]
+        self._connections.add(connection)
+        if isinstance(verdict, DeviceLogin):
+            self._device_login(connection, connect, verdict)
+        elif isinstance(verdict, UnpairedLogin):
+            session = UnpairedSession(connection, self, verdict)
+            self._unpaired[session] = connection.address
+            connection.logged_in(session, keep_alive_s=0, will=None, lifetime_s=UNPAIRED_LIFETIME_S)
+            connection.write(frames.connack(frames.ACCEPTED))
+        else:
+            self._viewer_login(connection, connect, verdict)
+
+    def _identify(
+        self, connection: Connection, connect: Connect
+    ) -> DeviceLogin | UnpairedLogin | ViewerLogin | Refusal:
+        if self._plugin is None:
+            return Refusal(frames.NOT_AUTHORIZED, "the broker's plugin is not loaded, so nobody is let in")
+        if len(self._connections) >= self.limits.connections:
+            return Refusal(frames.UNAVAILABLE, "too many connections")
+        is_viewer = connect.username is not None and connect.username in self._plugin.rights.viewers
+        if is_viewer and not self._viewer_failures.may(connection.address):
+            return Refusal(frames.UNAVAILABLE, "too many wrong passwords for a viewer account from this address")
+        verdict = self._plugin.identify(connect)
+        if isinstance(verdict, ViewerLogin) and (self._viewers >= self.limits.viewers or self._attach is None):
+            return Refusal(frames.UNAVAILABLE, "too many viewers")
+        if isinstance(verdict, UnpairedLogin) and not self._may_pair(connection.address):
+            return Refusal(frames.UNAVAILABLE, "too many connections of devices that are not paired")
+        if isinstance(verdict, Refusal) and is_viewer:
+            self._viewer_failures.note(connection.address)
+        return verdict
+
+    def _may_pair(self, address: str) -> bool:
+        if len(self._unpaired) >= self.limits.unpaired:
+            return False
+        return sum(each == address for each in self._unpaired.values()) < self.limits.unpaired_per_address
+
+    def _device_login(self, connection: Connection, connect: Connect, login: DeviceLogin) -> None:
+        device_id = login.device.device_id
+        before = self._devices.get(device_id)
+        if before is not None:
+            before.connection.close("another connection took over", graceful=False)
+        present = False
+        if connect.clean_session:
+            state = SessionState()
+            self._states.pop(device_id, None)
+        else:
+            present = device_id in self._states
+            state = self._states.setdefault(device_id, SessionState())
+        session = NativeSession(connection, self, login, state)
+        self._devices[device_id] = session
+        will = self._own_will(session, connect.will)
+        connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
+        connection.write(frames.connack(frames.ACCEPTED, session_present=present))
+        self._presence.connected(device_id, connection.address, takeover=before is not None)
+        self._hooks.logged_in(device_id, login.generation)
+        if present:
+            session.announce()
+
+    def _own_will(self, session: NativeSession, will: Will | None) -> Will | None:
+        if will is not None and session.route(will.topic) is None:
+            self.refused(session.device_id, "a will that is not on a topic of this device", will.topic)
+            return None
+        return will
+
+    def _viewer_login(self, connection: Connection, connect: Connect, login: ViewerLogin) -> None:
+        if self._attach is None:
+            raise ProtocolError("viewers are not served")
+        self._viewers += 1
+        session = self._attach(connection, connect, login)
+        connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=None)
+
+    def closed(self, connection: Connection, session: Session | None, will: Will | None, reason: str) -> None:
+        """A connection has ended, its socket may still be writing its last bytes."""
+        self._closing[connection] = self.time()
+        self._not_logged_in.pop(connection, None)
+        self._connections.discard(connection)
+        if isinstance(session, NativeSession):
+            log.info("%s disconnected: %s", session.device_id, reason)
+            route = session.route(will.topic) if will is not None else None
+            if will is not None and route is not None:
+                route.accept(session.device_id, will.payload, self.clock.now_ms(), None)
+        elif session is not None and not isinstance(session, UnpairedSession):
+            self._viewers -= 1
+        elif session is None and self._quiet.allow(connection.address):
+            log.info("connection from %s ended before its login: %s", connection.address, reason)
+
+    def gone(self, connection: Connection) -> None:
+        """A connection's socket is closed."""
+        self._closing.pop(connection, None)
+
+    def device_lost(self, session: NativeSession, reason: str) -> None:
+        """A device's session has ended."""
+        if self._devices.get(session.device_id) is not session:
+            return
+        del self._devices[session.device_id]
+        self._presence.disconnected(session.device_id, reason)
+        self._hooks.gone(session.device_id)
+
+    def unpaired_lost(self, session: UnpairedSession) -> None:
+        """An unpaired connection has ended."""
+        self._unpaired.pop(session, None)
+
+    # --- for sessions ----------------------------------------------------------------------------------------
+
+    def routes(self, device: Device) -> dict[bytes, Route]:
+        """What the device may publish to; nothing without the plugin."""
+        return self._plugin.routes(device) if self._plugin else {}
+
+    def granted(self, topic_filter: str, receivable: Sequence[str]) -> bool:
+        """Whether a device gets this subscription."""
+        return self._plugin is not None and self._plugin.granted(topic_filter, receivable)
+
+    def is_watched(self, route: Route) -> bool:
+        """Whether an attached client has subscribed to the route's topic."""
+        return self._plugin is not None and self._plugin.is_watched(route)
+
+    def answer_topic(self, serial: str) -> str:
+        """Where the configuration answer for this serial number goes."""
+        return self._plugin.rights.templates.answer_topic(serial) if self._plugin else ""
+
+    def ask(self, session: UnpairedSession, payload: bytes) -> None:
+        """An unpaired device asks for its configuration."""
+        self._hooks.pair(session.serial, payload, session.connection.address, session.reply)
+
+    # --- for the services ------------------------------------------------------------------------------------
+
+    def acknowledge(self, receipts: Sequence[Receipt]) -> None:
+        """These publishes are on disk: write what their clients wait for, each client's in its order."""
+        touched: dict[NativeSession, None] = {}
+        for receipt in receipts:
+            session = receipt.session
+            session.committed(receipt)
+            touched[session] = None
+            if receipt.echo is not None:
+                self._hooks.fan_out(*receipt.echo)
+        for session in touched:
+            session.flush()
+
+    def withhold(self, receipts: Sequence[Receipt]) -> None:
+        """These publishes could not be stored although the disk works: end their connections, unacknowledged."""
+        for receipt in receipts:
+            log.error("a message of %s could not be stored and is not acknowledged", receipt.session.device_id)
+            receipt.session.connection.abort("its message could not be stored")
+
+    def deliver(
+        self, device_id: str, topic: str, payload: bytes, *, redelivery: bool, on_ack: Callable[[], None]
+    ) -> bool:
+        """Publish to a device's live session; ``False`` if it is away, has not subscribed, or does not read."""
+        session = self._devices.get(device_id)
+        return session is not None and session.send(topic, payload, redelivery=redelivery, on_ack=on_ack)
+
+    def device_changed(self, device: Device) -> None:
+        """A device was paired anew, switched off, or got other topics."""
+        session = self._devices.get(device.device_id)
+        if session is None:
+            return
+        if not device.enabled or not device.accepts(session.generation):
+            self.revoke(device.device_id)
+        else:
+            session.renew(DeviceLogin(device, session.generation))
+
+    def revoke(self, device_id: str) -> None:
+        """End a device's connection and forget its session: it is no longer paired or no longer allowed."""
+        self._states.pop(device_id, None)
+        session = self._devices.get(device_id)
+        if session is not None:
+            session.connection.close("its access was revoked")
+
+    @property
+    def connections(self) -> int:
+        """Logged-in connections of all kinds."""
+        return len(self._connections)

@@ -1,0 +1,372 @@
+"""What a logged-in connection does: native sessions of devices, and the short ones of devices not paired yet.
+
+Native sessions never touch amqtt. What a device publishes on its own topics goes straight to its service and is
+acknowledged after the commit; what the appliance sends goes straight to the device, with the session's own packet ids.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from appliance.broker import frames
+from appliance.broker.frames import ProtocolError
+from appliance.broker.plugin import DeviceLogin, Route, UnpairedLogin
+from appliance.contract.topics import filter_matches, is_topic_name
+
+if TYPE_CHECKING:
+    from appliance.broker.connection import Connection
+    from appliance.broker.listener import Listener
+
+MOST_UNACKED = 64
+MOST_UNACKED_BYTES = 64 * 1024
+"""What a connection may have in the writer's queue before it is not read any more (architecture, decision 2)."""
+MOST_IN_FLIGHT = 20
+MOST_QOS2_OPEN = 100
+MOST_SUBSCRIPTIONS = 32
+MOST_CONFIG_REQUESTS = 20
+"""On one unpaired connection, which lives 60 seconds."""
+
+_EMPTY = {frames.PINGREQ, frames.DISCONNECT}
+_FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
+
+
+class Receipt:
+    """Stands for one PUBLISH until it is committed; then its acknowledgement is written."""
+
+    __slots__ = ("ack", "echo", "session", "size")
+
+    def __init__(self, session: NativeSession, ack: bytes, size: int, echo: tuple[str, bytes] | None) -> None:
+        self.session = session
+        self.ack = ack
+        self.size = size
+        self.echo = echo
+        """Topic and payload for attached clients, where one of them has subscribed to it."""
+
+
+class Session(ABC):
+    """A logged-in connection. Methods are called on the event loop and never wait."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    @abstractmethod
+    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
+        """One packet: its first byte, and where its body lies in ``data``. :class:`ProtocolError` closes."""
+
+    @abstractmethod
+    def lost(self, reason: str, *, graceful: bool) -> None:
+        """The connection has ended; ``graceful`` if the client sent DISCONNECT."""
+
+
+def check_flags(header: int, start: int, end: int) -> int:
+    """The packet type, with the low four bits and an empty body checked where they are fixed (§2.2.2)."""
+    kind = header & 0xF0
+    if header & 0x0F != _FLAGS.get(kind, 0):
+        raise ProtocolError("reserved flags of a packet are wrong")
+    if kind in _EMPTY and end != start:
+        raise ProtocolError("a packet that has no body has one")
+    return kind
+
+
+@dataclass(slots=True)
+class Sent:
+    """A PUBLISH to the device that it has not acknowledged."""
+
+    topic: str
+    payload: bytes
+    on_ack: Callable[[], None]
+
+
+@dataclass(slots=True)
+class SessionState:
+    """What outlives a connection where the client asked for it (clean session 0)."""
+
+    subscriptions: dict[str, int] = field(default_factory=dict)
+    in_flight: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
+    qos2_open: set[bytes] = field(default_factory=set)
+    next_packet_id: int = 1
+
+
+class NativeSession(Session):
+    """A paired device that speaks IIoT only."""
+
+    def __init__(self, connection: Connection, listener: Listener, login: DeviceLogin, state: SessionState) -> None:
+        super().__init__(connection)
+        self.device_id = login.device.device_id
+        self.generation = login.generation
+        self.unacked = 0
+        self.acks: list[bytes] = []
+        self._unacked_bytes = 0
+        self._listener = listener
+        self._state = state
+        self._now_ms = listener.clock.now_ms
+        self.renew(login)
+
+    def renew(self, login: DeviceLogin) -> None:
+        """Take over the device's topics, also when they change while it is connected."""
+        self._topics = login.device.topics
+        self._routes = self._listener.routes(login.device)
+
+    # --- from the device -------------------------------------------------------------------------------------
+
+    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
+        """See :class:`Session`."""
+        if header & 0xF0 == 0x30:
+            self._publish(header, data, start, end)
+            return
+        kind = check_flags(header, start, end)
+        if kind == frames.PUBACK:
+            self._acknowledged(frames.parse_packet_id(data, start, end))
+        elif kind == frames.PINGREQ:
+            self.connection.write(frames.PINGRESP_FRAME)
+        elif kind == frames.SUBSCRIBE:
+            self._subscribe(*frames.parse_subscribe(data, start, end))
+        elif kind == frames.UNSUBSCRIBE:
+            packet_id, filters = frames.parse_unsubscribe(data, start, end)
+            for topic_filter in filters:
+                self._state.subscriptions.pop(topic_filter, None)
+            self.connection.write(frames.unsuback(packet_id))
+        elif kind == frames.PUBREL:
+            packet_id = frames.parse_packet_id(data, start, end)
+            self._state.qos2_open.discard(packet_id.to_bytes(2, "big"))
+            self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
+        elif kind == frames.DISCONNECT:
+            self.connection.close("closed by the device", graceful=True)
+        elif kind in (frames.PUBREC, frames.PUBCOMP):
+            pass  # nothing goes out with QoS 2
+        else:
+            raise ProtocolError("a packet that a client must not send here")
+
+    def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
+        qos = header >> 1 & 3
+        name_start = start + 2
+        if end < name_start or qos == 3 or (header & 8 and not qos):
+            raise ProtocolError("a malformed PUBLISH")
+        name_end = name_start + (data[start] << 8 | data[start + 1])
+        ack = b""
+        body = name_end
+        if qos:
+            body += 2
+            packet_id = data[name_end:body]
+            if packet_id == b"\0\0":
+                raise ProtocolError("packet id 0")
+            ack = (frames.PUBACK_HEAD if qos == 1 else frames.PUBREC_HEAD) + packet_id
+        if body > end:
+            raise ProtocolError("a malformed PUBLISH")
+        route = self._routes.get(data[name_start:name_end])
+        if route is None:
+            self._drop(frames.decode_text(data[name_start:name_end]), ack)
+            return
+        if qos == 2 and self._is_open(ack[2:]):
+            self._acknowledge_in_order(ack)
+            return
+        payload = data[body:end]
+        if len(payload) > self._listener.limits.payload_bytes:
+            raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
+        echo = (route.topic, payload) if self._listener.is_watched(route) else None
+        receipt = Receipt(self, ack, len(payload), echo)
+        self.unacked += 1
+        self._unacked_bytes += len(payload)
+        route.accept(self.device_id, payload, self._now_ms(), receipt)
+        if self.unacked >= MOST_UNACKED or self._unacked_bytes >= MOST_UNACKED_BYTES:
+            self.connection.pause_reading()
+
+    def _is_open(self, packet_id: bytes) -> bool:
+        """QoS 2: whether this PUBLISH repeats one that has not been released (§4.3.3)."""
+        if packet_id in self._state.qos2_open:
+            return True
+        if len(self._state.qos2_open) >= MOST_QOS2_OPEN:
+            raise ProtocolError(f"more than {MOST_QOS2_OPEN} QoS 2 messages without PUBREL")
+        self._state.qos2_open.add(packet_id)
+        return False
+
+    def _drop(self, topic: str, ack: bytes) -> None:
+        if not is_topic_name(topic):
+            raise ProtocolError("a PUBLISH whose topic is no valid name")
+        self._listener.refused(self.device_id, "not a topic of this device", topic)
+        self._acknowledge_in_order(ack)
+
+    def _acknowledge_in_order(self, ack: bytes) -> None:
+        """Acknowledge what needs no commit, behind what does."""
+        if not ack:
+            return
+        if not self.unacked:
+            self.connection.write(ack)
+            return
+        self.unacked += 1
+        self._listener.in_order(Receipt(self, ack, 0, None))
+
+    def committed(self, receipt: Receipt) -> None:
+        """A publish is on disk; :meth:`flush` writes what has gathered."""
+        self.unacked -= 1
+        self._unacked_bytes -= receipt.size
+        if receipt.ack:
+            self.acks.append(receipt.ack)
+
+    def flush(self) -> None:
+        """Write the acknowledgements that have gathered, and read on if reading had stopped."""
+        if self.acks:
+            self.connection.write(b"".join(self.acks))
+            self.acks.clear()
+        if self.connection.reading_paused and self.unacked < MOST_UNACKED // 2:
+            self.connection.resume_reading()
+
+    # --- to the device ---------------------------------------------------------------------------------------
+
+    def _subscribe(self, packet_id: int, filters: list[tuple[str, int]]) -> None:
+        subscriptions = self._state.subscriptions
+        codes = []
+        for topic_filter, qos in filters:
+            full = len(subscriptions) >= MOST_SUBSCRIPTIONS and topic_filter not in subscriptions
+            if full or not self._listener.granted(topic_filter, self._topics.receivable()):
+                codes.append(frames.REFUSED_FILTER)
+                continue
+            subscriptions[topic_filter] = min(qos, 1)
+            codes.append(min(qos, 1))
+        self.connection.write(frames.suback(packet_id, codes))
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell the services that what waits for this device can go out, if it has subscribed to its commands."""
+        if self._granted_qos(self._topics.command) is not None:
+            self._listener.ready(self.device_id)
+
+    def _granted_qos(self, topic: str) -> int | None:
+        return max(
+            (qos for each, qos in self._state.subscriptions.items() if filter_matches(each, topic)), default=None
+        )
+
+    def send(self, topic: str, payload: bytes, *, redelivery: bool, on_ack: Callable[[], None]) -> bool:
+        """Write a PUBLISH; ``on_ack`` is called on PUBACK, or at once where the device subscribed with QoS 0.
+
+        A redelivery in a session that persisted keeps its packet id and carries DUP (§4.4).
+        """
+        qos = self._granted_qos(topic)
+        if qos is None or self.connection.writing_paused:
+            return False
+        if not qos:
+            self.connection.write(frames.publish(topic, payload))
+            self._listener.call_soon(on_ack)
+            return True
+        packet_id = self._unacknowledged(topic, payload) if redelivery else None
+        dup = packet_id is not None
+        if packet_id is None:
+            if len(self._state.in_flight) >= MOST_IN_FLIGHT:
+                return False
+            packet_id = self._free_packet_id()
+        self._state.in_flight[packet_id] = Sent(topic, payload, on_ack)
+        self.connection.write(frames.publish(topic, payload, qos=1, packet_id=packet_id, dup=dup))
+        return True
+
+    def _unacknowledged(self, topic: str, payload: bytes) -> int | None:
+        for packet_id, sent in self._state.in_flight.items():
+            if sent.topic == topic and sent.payload == payload:
+                return packet_id
+        return None
+
+    def _free_packet_id(self) -> int:
+        packet_id = self._state.next_packet_id
+        while packet_id in self._state.in_flight:
+            packet_id = packet_id % 0xFFFF + 1
+        self._state.next_packet_id = packet_id % 0xFFFF + 1
+        return packet_id
+
+    def _acknowledged(self, packet_id: int) -> None:
+        sent = self._state.in_flight.pop(packet_id, None)
+        if sent is not None:
+            sent.on_ack()
+
+    def lost(self, reason: str, *, graceful: bool) -> None:
+        """See :class:`Session`."""
+        self._listener.device_lost(self, reason)
+
+    def route(self, topic: str) -> Route | None:
+        """The route of a topic, for the device's will."""
+        return self._routes.get(topic.encode())
+
+
+class UnpairedSession(Session):
+    """A device that knows only its serial number: it may ask for its configuration and get the answer."""
+
+    def __init__(self, connection: Connection, listener: Listener, login: UnpairedLogin) -> None:
+        super().__init__(connection)
+        self.serial = login.serial
+        self._listener = listener
+        self._answer_topic = listener.answer_topic(login.serial)
+        self._granted_qos: int | None = None
+        self._next_packet_id = 1
+        self._requests = 0
+
+    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
+        """See :class:`Session`."""
+        if header & 0xF0 == 0x30:
+            self._publish(header, data, start, end)
+            return
+        kind = check_flags(header, start, end)
+        if kind == frames.PINGREQ:
+            self.connection.write(frames.PINGRESP_FRAME)
+        elif kind == frames.SUBSCRIBE:
+            self._subscribe(*frames.parse_subscribe(data, start, end))
+        elif kind == frames.UNSUBSCRIBE:
+            packet_id, _ = frames.parse_unsubscribe(data, start, end)
+            self._granted_qos = None
+            self.connection.write(frames.unsuback(packet_id))
+        elif kind == frames.PUBREL:
+            packet_id = frames.parse_packet_id(data, start, end)
+            self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
+        elif kind == frames.DISCONNECT:
+            self.connection.close("closed by the device", graceful=True)
+        elif kind not in (frames.PUBACK, frames.PUBREC, frames.PUBCOMP):
+            raise ProtocolError("a packet that a client must not send here")
+
+    def _subscribe(self, packet_id: int, filters: list[tuple[str, int]]) -> None:
+        codes = []
+        for topic_filter, qos in filters:
+            if filter_matches(topic_filter, self._answer_topic):
+                self._granted_qos = min(qos, 1)
+                codes.append(min(qos, 1))
+            else:
+                codes.append(frames.REFUSED_FILTER)
+        self.connection.write(frames.suback(packet_id, codes))
+
+    def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
+        topic, payload, ack = parse_publish(header, data, start, end)
+        if ack:
+            self.connection.write(ack)
+        self._requests += 1
+        if self._requests > MOST_CONFIG_REQUESTS:
+            raise ProtocolError("too many messages on a connection that is not paired")
+        if topic == self._listener.config_request_topic:
+            self._listener.ask(self, payload)
+
+    def reply(self, payload: bytes) -> None:
+        """Send the configuration answer, to this connection alone; nothing happens if it has gone."""
+        if self._granted_qos is None or self.connection.closed:
+            return
+        packet_id, self._next_packet_id = self._next_packet_id, self._next_packet_id % 0xFFFF + 1
+        self.connection.write(frames.publish(self._answer_topic, payload, qos=self._granted_qos, packet_id=packet_id))
+
+    def lost(self, reason: str, *, graceful: bool) -> None:
+        """See :class:`Session`."""
+        self._listener.unpaired_lost(self)
+
+
+def parse_publish(header: int, data: bytes, start: int, end: int) -> tuple[str, bytes, bytes]:
+    """Topic, payload and the acknowledgement that is due (§3.3); for everything but the hot path."""
+    qos = header >> 1 & 3
+    name_start = start + 2
+    if end < name_start or qos == 3 or (header & 8 and not qos):
+        raise ProtocolError("a malformed PUBLISH")
+    name_end = name_start + (data[start] << 8 | data[start + 1])
+    body = name_end + 2 if qos else name_end
+    if body > end or (qos and data[name_end:body] == b"\0\0"):
+        raise ProtocolError("a malformed PUBLISH")
+    topic = frames.decode_text(data[name_start:name_end])
+    if not is_topic_name(topic):
+        raise ProtocolError("a PUBLISH whose topic is no valid name")
+    head = (b"", frames.PUBACK_HEAD, frames.PUBREC_HEAD)[qos]
+    return topic, data[body:end], head + data[name_end:body]

@@ -1,0 +1,1 @@
+"""What the appliance does with what it is told: pairing, telemetry, commands, OTA, presence. Knows no MQTT, no HTTP."""
