@@ -16,6 +16,7 @@ ApplianceError
 └── OdooError
     ├── OdooUnavailableError      try again later
     ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
+    ├── OdooTooLargeError         send less at a time
     └── OdooRefusedError          Odoo's contract says no, with a code
 """
 
@@ -130,6 +131,18 @@ class OdooAlarmError(OdooError):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class OdooTooLargeError(OdooError):
+    """A body was too large for Odoo or for a proxy before it.
+
+    ``certain``: the answer was 413, nothing of it was stored. Otherwise the connection was cut while sending a large
+    body, which some servers do in place of 413: whether it was stored is unknown.
+    """
+
+    def __init__(self, message: str, *, certain: bool) -> None:
+        super().__init__(message)
+        self.certain = certain
 
 
 class OdooRefusedError(OdooError):
