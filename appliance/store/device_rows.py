@@ -11,8 +11,8 @@ from appliance.contract.odoo import DeviceConfig
 
 VALID_GENERATIONS = 8
 """At most so many generations of one device's secret open the door at once."""
-PAIRINGS_KEPT = 4
-"""Tokens remembered per serial number; an older one is Odoo's to refuse."""
+PAIRINGS_KEPT = 64
+"""Tokens remembered per serial number, also after its device id went to another: none of them leads anywhere again."""
 LOAD_ROWS = 500
 
 
@@ -87,8 +87,11 @@ def pair(connection: sqlite3.Connection, *, claim: Claim, now_ms: int) -> tuple[
         "VALUES (?, ?, ?, ?, ?, ?)",
         (claim.serial, claim.token_digest, claim.request_id, device_id, row.generation, now_ms),
     )
+    # the clock may have jumped: what was written just now stays whatever its time
     connection.execute(
-        "DELETE FROM pairings WHERE serial = ? AND generation <= ?", (claim.serial, row.generation - PAIRINGS_KEPT)
+        "DELETE FROM pairings WHERE serial = ?1 AND token_digest NOT IN (SELECT token_digest FROM pairings"
+        " WHERE serial = ?1 ORDER BY token_digest = ?2 DESC, paired_at_ms DESC LIMIT ?3)",
+        (claim.serial, claim.token_digest, PAIRINGS_KEPT),
     )
     return Pairing(claim.request_id, device_id, row.generation), row
 
@@ -103,7 +106,6 @@ def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Devi
         login_generation, first_login_at_ms = present.login_generation, present.first_login_at_ms
     else:
         # new here, or in the hands of another device: no earlier secret of this id may open the door
-        connection.execute("DELETE FROM pairings WHERE device_id = ?", (device_id,))
         last = _retired_generation(connection, device_id) if present is None else present.generation
         generation = valid_from = last + 1
         login_generation, first_login_at_ms = 0, None
@@ -136,7 +138,6 @@ def _retire_former(connection: sqlite3.Connection, serial: str, device_id: str) 
     if former is not None:
         connection.execute("INSERT OR REPLACE INTO retired_devices (device_id, generation) VALUES (?, ?)", former)
         connection.execute("DELETE FROM devices WHERE device_id = ?", former[:1])
-        connection.execute("DELETE FROM pairings WHERE device_id = ?", former[:1])
 
 
 def set_enabled(connection: sqlite3.Connection, *, device_id: str, enabled: bool) -> None:
