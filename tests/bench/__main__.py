@@ -1,0 +1,32 @@
+"""``python -m tests.bench ingest|idle|start|outage``: see the README beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+BENCHMARKS = {
+    "ingest": "messages per second and CPU per message, plain amqtt against the appliance (about 4 minutes)",
+    "idle": "memory and CPU with 1,000 connected devices that say nothing (30 s)",
+    "start": "time from exec to ready, with an empty buffer and with a million rows (30 s)",
+    "outage": "acknowledgement times and completeness while Odoo is stopped for a third of 90 s",
+}
+
+
+def main() -> int:
+    """Run one benchmark; its exit status is 0 unless it could not be measured or a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Benchmarks of the appliance.")
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    for name, text in BENCHMARKS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
+        command.add_argument("--quick", action="store_true", help="only to see that it runs: the figures mean little")
+    arguments = parser.parse_args()
+    benchmark = importlib.import_module(f"tests.bench.{arguments.benchmark}")
+    status: int = benchmark.main(as_json=arguments.json, quick=arguments.quick)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
