@@ -1,0 +1,1 @@
+"""Simulated devices, a stand-in for Odoo, and the demo that joins both with the appliance."""

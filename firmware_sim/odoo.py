@@ -1,0 +1,60 @@
+"""The stand-in for Odoo as an application and as a process."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.applications import Starlette
+
+from appliance.contract.times import Clock
+from firmware_sim.standin.commands import Commands
+from firmware_sim.standin.contract_routes import ContractRoutes
+from firmware_sim.standin.control_routes import ControlRoutes
+from firmware_sim.standin.faults import Faults
+from firmware_sim.standin.inbox import Inbox
+from firmware_sim.standin.registry import Registry
+from firmware_sim.standin.server import listen, serve
+from firmware_sim.standin.state import State
+
+
+class StandIn:
+    """All parts of one Odoo; ``path`` is its file, ``None`` keeps it in memory."""
+
+    def __init__(self, *, api_key: str, path: Path | None = None, clock: Clock | None = None) -> None:
+        self.state = State(path)
+        self.faults = Faults(clock=clock)
+        self.registry = Registry(state=self.state, clock=clock)
+        self.inbox = Inbox(state=self.state, faults=self.faults)
+        self.commands = Commands(state=self.state, clock=clock)
+        contract = ContractRoutes(registry=self.registry, inbox=self.inbox, faults=self.faults, api_key=api_key)
+        control = ControlRoutes(
+            state=self.state,
+            registry=self.registry,
+            inbox=self.inbox,
+            faults=self.faults,
+            commands=self.commands,
+            requests=contract.requests,
+        )
+        self.app = Starlette(routes=[*contract.routes(), *control.routes()])
+        """The ASGI application: ``/iiot/…`` and ``/sim/…``."""
+
+    async def close(self) -> None:
+        """Let go of connections and file."""
+        await self.commands.close()
+        self.state.close()
+
+
+def run(*, host: str, port: int, control_port: int, api_key: str, path: Path | None) -> None:
+    """Serve until a signal; the control door listens on the loopback interface. ``OSError``: a port is taken."""
+
+    async def main() -> None:
+        stand_in = StandIn(api_key=api_key, path=path)
+        try:
+            await serve(stand_in.app, stand_in.faults, listen(host, port), listen("127.0.0.1", control_port))
+        finally:
+            await stand_in.close()
+
+    with suppress(KeyboardInterrupt):
+        asyncio.run(main())
