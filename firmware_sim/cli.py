@@ -1,0 +1,243 @@
+"""The simulator's commands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import typer
+
+from firmware_sim import trust
+from firmware_sim.credentials import CredentialStore
+from firmware_sim.device import Device
+from firmware_sim.fleet import Fleet, FleetPlan, print_json, read_labels
+from firmware_sim.pairing import Contact, Label, PairingRefusedError
+from firmware_sim.record import Recorder
+from firmware_sim.signals import PressSignal
+
+app = typer.Typer(
+    help="Simulated devices, a stand-in for Odoo, and the demo.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HostOption = Annotated[str, typer.Option(help="address of the appliance's broker")]
+PortOption = Annotated[int, typer.Option(help="its port", min=1, max=65535)]
+CaOption = Annotated[
+    Path | None, typer.Option("--ca", help="the appliance's authority (ca.pem)", exists=True, dir_okay=False)
+]
+FingerprintOption = Annotated[str | None, typer.Option(help="its SHA-256 fingerprint, as on the pairing label")]
+ApiOption = Annotated[str | None, typer.Option(help="the appliance's API, where /ca.pem is fetched to be checked")]
+PlainOption = Annotated[bool, typer.Option("--plain", help="no TLS, and stay at this address")]
+KeepaliveOption = Annotated[int, typer.Option(help="MQTT keep-alive in seconds", min=1, max=65535)]
+WindowOption = Annotated[int, typer.Option(help="unacknowledged messages at a time", min=1, max=20)]
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+@app.command()
+def device(
+    serial: Annotated[str, typer.Option(help="serial number")],
+    token: Annotated[str | None, typer.Option(help="one-time token, unless the device is paired")] = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8883,
+    ca: CaOption = None,
+    fingerprint: FingerprintOption = None,
+    api: ApiOption = None,
+    plain: PlainOption = False,
+    store: Annotated[Path | None, typer.Option(help="file for its credentials; default: memory")] = None,
+    interval: Annotated[
+        float | None, typer.Option(help="seconds between readings; default: as configured", min=0.001)
+    ] = None,
+    window: WindowOption = 1,
+    keepalive: KeepaliveOption = 60,
+    seed: Annotated[int | None, typer.Option(help="makes it reproducible")] = None,
+) -> None:
+    """Run one device until Ctrl-C and tell what happens to it."""
+    contact = _contact(host, port, ca, fingerprint, api, plain)
+
+    async def run() -> int:
+        random = Random(seed)
+        credentials = CredentialStore(store)
+        if credentials.load() is None and token is None:
+            raise typer.BadParameter("a device that is not paired needs --token")
+        one = Device(
+            label=Label(serial=serial, token=token),
+            contact=contact,
+            store=credentials,
+            recorder=Recorder(),
+            signal=PressSignal(random=random),
+            random=random,
+            connecting=asyncio.Semaphore(1),
+            window=window,
+            interval_s=interval,
+            keepalive_s=keepalive,
+            log=_say,
+        )
+        task = asyncio.create_task(one.run(), name=f"device {serial}")
+        _on_signals(task.cancel)
+        try:
+            await task
+        except PairingRefusedError as error:
+            _say(f"refused: {error}")
+            return 1
+        except asyncio.CancelledError:
+            return 0
+        return 0
+
+    _run(run())
+
+
+@app.command()
+def fleet(
+    devices: Annotated[Path, typer.Option(help="JSON list of serial numbers and tokens", exists=True, dir_okay=False)],
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8883,
+    ca: CaOption = None,
+    fingerprint: FingerprintOption = None,
+    api: ApiOption = None,
+    plain: PlainOption = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="readings per second in all; 0: as fast as acknowledged; default: as configured", min=0),
+    ] = None,
+    window: WindowOption = 1,
+    duration: Annotated[
+        float | None, typer.Option(help="seconds to publish once all are connected; default: until a signal", min=0.1)
+    ] = None,
+    drain: Annotated[float, typer.Option(help="longest wait for acknowledgements at the end", min=0)] = 60.0,
+    keepalive: KeepaliveOption = 60,
+    longest_backoff: Annotated[float, typer.Option(help="seconds between attempts to connect at most", min=0.5)] = 30.0,
+    seed: Annotated[int | None, typer.Option(help="makes it reproducible")] = None,
+    record: Annotated[Path | None, typer.Option(help="file for what was published and acknowledged")] = None,
+    store: Annotated[Path | None, typer.Option(help="folder for credentials; default: memory")] = None,
+) -> None:
+    """Run many devices; a JSON line tells their state once a second.
+
+    SIGTERM or Ctrl-C stops publishing and waits for what is unacknowledged; a second one ends at once.
+    """
+    try:
+        labels = read_labels(devices)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--devices") from None
+    plan = FleetPlan(
+        contact=_contact(host, port, ca, fingerprint, api, plain),
+        labels=labels,
+        rate=rate,
+        window=window,
+        duration_s=duration,
+        drain_s=drain,
+        keepalive_s=keepalive,
+        longest_backoff_s=longest_backoff,
+        seed=seed,
+        record=record,
+        store=store,
+    )
+
+    async def run() -> int:
+        many = Fleet(plan, report=print_json)
+        _on_signals(many.stop)
+        return 0 if await many.run() else 1
+
+    _run(run())
+
+
+@app.command()
+def odoo(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port for appliances; 0: any free one", min=0, max=65535)] = 8069,
+    control_port: Annotated[
+        int, typer.Option(help="second door for /sim/, stays open; 0: any free one", min=0, max=65535)
+    ] = 0,
+    data: Annotated[Path | None, typer.Option(help="file that keeps its memory; default: none")] = None,
+) -> None:
+    """Stand in for Odoo. The first line printed is JSON with both addresses. ODOO_API_KEY is the key it expects."""
+    from firmware_sim import odoo as stand_in
+
+    api_key = os.environ.get("ODOO_API_KEY", "")
+    if not api_key:
+        raise typer.BadParameter("set ODOO_API_KEY to the key that the appliance will use")
+    try:
+        stand_in.run(host=host, port=port, control_port=control_port, api_key=api_key, path=data)
+    except OSError as error:
+        _say(f"cannot listen: {error.strerror}")
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(help="end by itself, check everything and say so", min=1)] = None,
+    devices: Annotated[int, typer.Option(help="how many devices", min=1, max=2000)] = 5,
+    rate: Annotated[float | None, typer.Option(help="readings per second in all; default: one per device")] = None,
+    inject: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Stand-in, appliance and devices together, with a line that shows them work."""
+    from firmware_sim import demo as show
+
+    if inject not in (None, "loss", "duplicate"):
+        raise typer.BadParameter("loss or duplicate", param_hint="--inject")
+    raise typer.Exit(show.run(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject))
+
+
+def _contact(host: str, port: int, ca: Path | None, fingerprint: str | None, api: str | None, plain: bool) -> Contact:
+    """What a device trusts: nothing with ``--plain``, else a file, its fingerprint, or both."""
+    try:
+        if plain:
+            return Contact(host=host, port=port, ca_pem=None, same_address=True)
+        if ca is not None:
+            ca_pem = ca.read_text("utf-8")
+            if fingerprint is not None:
+                trust.check(ca_pem, fingerprint)
+        elif fingerprint is not None:
+            ca_pem = trust.fetch_ca(api or f"https://{host}:8000", fingerprint)
+        else:
+            raise typer.BadParameter("TLS needs --ca or --fingerprint; --plain goes without")
+        trust.context(ca_pem)
+    except (trust.TrustError, OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(str(error)) from None
+    return Contact(host=host, port=port, ca_pem=ca_pem)
+
+
+def _on_signals(action: Callable[[], Any]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, action)
+
+
+def _run(main: Coroutine[Any, Any, int]) -> None:
+    """Run to the end; an error in a callback ends the process, as one in a task does."""
+
+    async def guarded() -> int:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(main)
+        broken: list[BaseException] = []
+
+        def on_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            broken.append(context.get("exception") or RuntimeError(context["message"]))
+            task.cancel()
+
+        loop.set_exception_handler(on_error)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if broken:
+                raise broken[0] from None
+            raise
+
+    raise typer.Exit(asyncio.run(guarded()))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{datetime.now():%H:%M:%S} {line}\n")
+    sys.stdout.flush()
