@@ -88,6 +88,8 @@ class Connection(asyncio.Protocol):
 
     def _packets(self, data: bytes) -> None:
         position, size, need = 0, len(data), 0
+        if self.session is None and data[0] != CONNECT:
+            raise ProtocolError("the first packet is not CONNECT")
         while size - position >= 2:
             length = data[position + 1]
             start = position + 2
@@ -105,10 +107,8 @@ class Connection(asyncio.Protocol):
             session = self.session
             if session is not None:
                 session.frame(data[position], data, start, end)
-            elif data[position] == CONNECT:
-                self._listener.connect(self, data, start, end)
             else:
-                raise ProtocolError("the first packet is not CONNECT")
+                self._listener.connect(self, data, start, end)
             if self.closed:
                 return
             position = end
