@@ -52,8 +52,14 @@ find_python() {
 install_packages() {
   has apt-get && [ "$(id -u)" -eq 0 ] || return 1
   say "Installing Debian packages: $*"
-  apt-get -qq update >&2 &&
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "$@" >&2
+  local output
+  output=$(
+    apt-get -q update 2>&1 &&
+      DEBIAN_FRONTEND=noninteractive apt-get -q install --yes --no-install-recommends "$@" 2>&1
+  ) || {
+    say "$output"
+    return 1
+  }
 }
 
 ensure_python() {
