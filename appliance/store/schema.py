@@ -112,7 +112,8 @@ CREATE TABLE outbox (                         -- commands; position is the order
     deadline_ms INTEGER NOT NULL,             -- steady clock: end of waiting for delivery, or for the answer
     touched_ms INTEGER NOT NULL,              -- steady clock: last change
     settled_ms INTEGER,                       -- steady clock; NULL while the command is open
-    response BLOB,
+    response BLOB,                            -- the last answer, if it is short
+    response_bytes INTEGER,                   -- its size
     history TEXT NOT NULL                     -- JSON objects, one per change, separated by commas
 ) STRICT;
 
