@@ -55,6 +55,8 @@ class Job:
     window_s: float = 4.0
     keep_alive_s: int = 60
     host: str = "127.0.0.1"
+    first_number: int = 0
+    """Of a device's messages; packet ids follow it."""
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -115,14 +117,14 @@ class Device(asyncio.Protocol):
         self._account = account
         self._keep_alive_s = job.keep_alive_s
         self._totals = totals
-        self._sent = 0
-        self._acked = 0  # all before this one are acknowledged
+        self._sent = self._acked = job.first_number  # all before _acked are acknowledged
         self._early: set[int] = set()  # acknowledged before their turn
         self._rest = b""
-        self._transport: asyncio.WriteTransport
+        self._transport: asyncio.WriteTransport | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._connected = False
-        self.closed = False
+        self.leaving = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is none by inheritance
@@ -218,13 +220,17 @@ class Device(asyncio.Protocol):
 
     def leave(self) -> None:
         """Say goodbye."""
-        self.closed = True
-        self._transport.write(DISCONNECT_PACKET)
-        self._transport.close()
+        self.leaving = True
+        if self._transport is None:
+            self.lost.set_result(None)
+        elif not self._transport.is_closing():
+            self._transport.write(DISCONNECT_PACKET)
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.closed:
+        if not self.leaving:
             self._totals.fail(f"{self._account.client_id} was disconnected ({exc})")
+        self.lost.set_result(None)
 
 
 async def _connect(devices: list[Device], job: Job, at_once: int = 20) -> None:
@@ -241,33 +247,41 @@ async def _connect(devices: list[Device], job: Job, at_once: int = 20) -> None:
             group.create_task(one(device), name=f"connect {number}")
 
 
-async def _until(totals: Totals, seconds: float) -> None:
-    """Let ``seconds`` pass, or raise what went wrong meanwhile."""
-    await asyncio.wait([totals.failed], timeout=seconds)
-    if totals.failed.done():
-        totals.failed.result()
-
-
 async def measure(job: Job) -> dict[str, Any]:
     """Run the job; raises :class:`WireError` when the server breaks a rule."""
     totals = Totals()
     devices = [Device(account, job, totals) for account in job.accounts]
-    connecting = asyncio.create_task(_connect(devices, job), name="connect")
-    await asyncio.wait([connecting, totals.failed], return_when=asyncio.FIRST_COMPLETED)
-    if totals.failed.done():
-        connecting.cancel()
-        totals.failed.result()
-    await connecting
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            measuring = tasks.create_task(_measure(job, devices, totals), name="measure")
+            guard = tasks.create_task(_raise(totals.failed), name="guard")
+            await measuring
+            guard.cancel()
+        return measuring.result()
+    except ExceptionGroup as group:
+        if isinstance(group.exceptions[0], WireError):
+            raise group.exceptions[0] from None
+        raise
+    finally:
+        for device in devices:
+            device.leave()
+        await asyncio.wait([device.lost for device in devices], timeout=5)
+
+
+async def _raise(failed: asyncio.Future[None]) -> None:
+    await failed
+
+
+async def _measure(job: Job, devices: list[Device], totals: Totals) -> dict[str, Any]:
+    await _connect(devices, job)
     for device in devices:
         device.start()
-    await _until(totals, job.warm_up_s)
+    await asyncio.sleep(job.warm_up_s)
     before = (time.perf_counter(), totals.acknowledged, cpu_seconds(job.server_pid), time.process_time())
-    await _until(totals, job.window_s)
+    await asyncio.sleep(job.window_s)
     after = (time.perf_counter(), totals.acknowledged, cpu_seconds(job.server_pid), time.process_time())
     totals.stopping = True
-    await _drain(devices, totals)
-    for device in devices:
-        device.leave()
+    await _drain(devices)
     seconds, messages, server_s, load_s = (end - start for start, end in zip(before, after, strict=True))
     return {
         "messages": messages,
@@ -281,12 +295,12 @@ async def measure(job: Job) -> dict[str, Any]:
     }
 
 
-async def _drain(devices: list[Device], totals: Totals, limit_s: float = 30) -> None:
+async def _drain(devices: list[Device], limit_s: float = 30) -> None:
     end = time.monotonic() + limit_s
     while missing := sum(device.in_flight for device in devices):
         if time.monotonic() > end:
             raise WireError(f"{missing} messages were never acknowledged")
-        await _until(totals, 0.02)
+        await asyncio.sleep(0.02)
 
 
 def main() -> None:
