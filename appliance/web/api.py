@@ -1,0 +1,98 @@
+"""The routes, and the application that serves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from appliance.errors import RequestError, StoreUnavailableError
+from appliance.services.limits import FailureLimiter
+from appliance.web.auth import Endpoint, KeyGuard
+from appliance.web.bodies import BodyLimit
+from appliance.web.commands import CommandRoutes
+from appliance.web.config import ConfigRoutes
+from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
+from appliance.web.services import Health, WebServices
+from appliance.web.status import StatusRoutes
+
+__all__ = ["Health", "WebLimits", "WebServices", "create_app"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebLimits:
+    """Bounds of what a client can make the API do."""
+
+    body_bytes: int = 1 << 20
+    failures_per_address: int = 20
+    failure_window_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    method: str
+    path: str
+    endpoint: Endpoint
+    open: bool = False
+    """Served without a key."""
+
+
+def create_app(services: WebServices, *, api_keys: Iterable[str], limits: WebLimits | None = None) -> Starlette:
+    """The API as an ASGI application. ``api_keys`` are the keys that open what is not open to everybody."""
+    limits = limits or WebLimits()
+    limiter = FailureLimiter(most=limits.failures_per_address, window_s=limits.failure_window_s, clock=services.clock)
+    guard = KeyGuard(keys=api_keys, limiter=limiter)
+    table: list[dict[str, Any]] = []
+    status = StatusRoutes(services, guard, table)
+    config = ConfigRoutes(services, guard)
+    commands = CommandRoutes(services.commands)
+    lines = [
+        _Line("GET", "/", status.root, open=True),
+        _Line("GET", "/health", status.health, open=True),
+        _Line("GET", "/ca.pem", status.ca_pem, open=True),
+        _Line("POST", "/api/v1/config/download", config.download, open=True),
+        _Line("POST", "/api/v1/command/send", commands.send),
+        _Line("GET", "/api/v1/command/{command_id}", commands.status),
+        _Line("DELETE", "/api/v1/command/{command_id}", commands.cancel),
+        _Line("GET", "/api/v1/device/{device_id}/status", status.device),
+        _Line("GET", "/api/v1/devices/status", status.devices),
+        _Line("GET", "/api/v1/buffer", status.buffer),
+    ]
+    table.extend({"method": line.method, "path": line.path, "key": not line.open} for line in lines)
+    handlers: dict[Any, Any] = {
+        HTTPException: on_http_exception,
+        RequestError: on_request_error,
+        StoreUnavailableError: on_store_unavailable,
+    }
+    app = Starlette(
+        routes=_routes(lines, guard),
+        middleware=[Middleware(Boundary), Middleware(BodyLimit, most_bytes=limits.body_bytes)],
+        exception_handlers=handlers,
+    )
+    # a path is right or it is not: a redirect would lose the body and the key of most clients
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes(lines: Iterable[_Line], guard: KeyGuard) -> list[Route]:
+    """One route for each path. Starlette answers a wrong method by the first route whose path fits, and names only
+    that one's methods in ``Allow``: so the methods of a path must share a route."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for line in lines:
+        paths.setdefault(line.path, {})[line.method] = line.endpoint if line.open else guard.keyed(line.endpoint)
+    return [Route(path, _dispatch(methods), methods=list(methods)) for path, methods in paths.items()]
+
+
+def _dispatch(methods: dict[str, Endpoint]) -> Endpoint:
+    async def dispatch(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await methods[method](request)
+
+    return dispatch

@@ -1,0 +1,33 @@
+"""Commands: accept one, tell how far it is, take it back."""
+
+from __future__ import annotations
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from appliance.contract.command import SendCommand
+from appliance.web.bodies import json_response, parse, read_json
+from appliance.web.services import Commands
+
+
+class CommandRoutes:
+    """``/api/v1/command/…``."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    async def send(self, request: Request) -> Response:
+        """202 as soon as the command is on disk; the same ``command_id`` again gets the first result."""
+        status = await self._commands.send(parse(SendCommand, await read_json(request)))
+        return json_response(to_json({"command_id": status.command_id, "state": status.state}), 202)
+
+    async def status(self, request: Request) -> Response:
+        """State and history."""
+        status = await self._commands.status(request.path_params["command_id"])
+        return json_response(to_json(status))
+
+    async def cancel(self, request: Request) -> Response:
+        """Take back what has not been sent."""
+        status = await self._commands.cancel(request.path_params["command_id"])
+        return json_response(to_json(status))

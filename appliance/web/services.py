@@ -1,0 +1,62 @@
+"""What the routes need of the rest of the appliance; ``app.py`` hands it in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from appliance.contract.command import CommandStatus, SendCommand
+from appliance.contract.times import Clock
+from appliance.services.credentials import Credentials
+from appliance.services.pairing import PairingService
+from appliance.services.presence import Presence
+from appliance.store.buffer import Backlog
+from appliance.store.devices import DeviceRegistry
+
+
+class Commands(Protocol):
+    """The command service, as the routes see it. All raise :class:`appliance.errors.RequestError`."""
+
+    async def send(self, order: SendCommand) -> CommandStatus:
+        """Accept a command; the same ``command_id`` again is the first one."""
+
+    async def status(self, command_id: str) -> CommandStatus:
+        """State and history."""
+
+    async def cancel(self, command_id: str) -> CommandStatus:
+        """Take back what has not been sent."""
+
+    def open_count(self, device_id: str) -> int:
+        """Commands of the device that have not ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How the appliance is. Only ``status`` is for everybody."""
+
+    status: Literal["ok", "degraded", "failing"]
+    reasons: tuple[str, ...] = ()
+    """For people, a sentence each; empty if all is well."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """By part: broker, buffer, uplink, disk; JSON values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebServices:
+    """The services and callables behind the routes."""
+
+    name: str
+    """The gateway's name."""
+    version: str
+    clock: Clock
+    registry: DeviceRegistry
+    credentials: Credentials
+    pairing: PairingService
+    commands: Commands
+    presence: Callable[[str], Presence]
+    counters: Callable[[str], Awaitable[Mapping[str, Any]]]
+    """A device's ledger, with what was refused and why."""
+    backlog: Callable[[], Backlog]
+    health: Callable[[], Health]
+    ca_pem: str
