@@ -88,8 +88,7 @@ class Buffer:
 
     async def load(self) -> None:
         """Read where the sequence stands; takes the same time at any backlog."""
-        self._database.attach(self)
-        await self._database.run(self._restore)
+        await self._database.run(self._start)
 
     # --- on the event loop -----------------------------------------------------------------------------------
 
@@ -219,6 +218,11 @@ class Buffer:
         connection.execute("UPDATE sqlite_sequence SET seq = min(seq, ?) WHERE name = 'messages'", (self._last_seq,))
         connection.execute("COMMIT")
         self._restore(connection)
+
+    def _start(self, connection: sqlite3.Connection) -> None:
+        self._restore(connection)
+        # only now: the writer would otherwise count on from zero, in this very transaction
+        self._database.attach(self)
 
     def _restore(self, connection: sqlite3.Connection) -> None:
         self._last_seq = last_seq(connection)
