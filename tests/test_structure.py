@@ -39,9 +39,10 @@ FLOORS = {
     "secret_files": {"errors"},
     "certificates": {"errors", "secret_files"},
     "addresses": set(),
+    "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "secret_files", "addresses"),
+        *("settings", "certificates", "secret_files", "addresses", "health"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
