@@ -17,7 +17,6 @@ from firmware_sim.standin.state import State
 
 SEND_PATH = "/api/v1/command/send"
 ATTEMPTS = 4
-FIRST_PAUSE_S = 0.25
 LIST_LIMIT = 1000
 PASSED_ON = ("params", "payload", "expires_in_s", "deliver")
 
@@ -29,6 +28,8 @@ class Commands:
         self._state = state
         self._clock = clock or Clock()
         self._client: httpx.AsyncClient | None = None
+        self.first_pause_s = 0.25
+        """Half the wait before the second attempt; it doubles each time."""
 
     async def use_appliance(self, order: Mapping[str, Any]) -> None:
         """Where the appliance's API is: ``{"url", "api_key", "ca_pem"?}``."""
@@ -81,7 +82,7 @@ class Commands:
         problem = None
         for attempt in range(ATTEMPTS):
             if attempt:
-                await asyncio.sleep(FIRST_PAUSE_S * 2**attempt)
+                await asyncio.sleep(self.first_pause_s * 2**attempt)
             try:
                 response = await client.post(SEND_PATH, json=body)
             except httpx.HTTPError as error:
