@@ -26,8 +26,8 @@ class PairedDevice:
 
 
 def device_names(count: int) -> list[str]:
-    """``press-0000``, ``press-0001``, …"""
-    return [f"press-{number:04d}" for number in range(count)]
+    """``press-001``, ``press-002``, …, as the stand-in for Odoo names them too."""
+    return [f"press-{number:03d}" for number in range(1, count + 1)]
 
 
 async def pair_devices(folder: Path, device_ids: Sequence[str]) -> list[PairedDevice]:

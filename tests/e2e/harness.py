@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ import httpx
 
 ROOT = Path(__file__).parent.parent.parent
 API_KEY = "a-key-for-tests-0123456789"
+ODOO_KEY = "a-key-for-odoo-0123456789"
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
 _POLL_S = 0.01
 _LOWEST_PORT = 10_240
@@ -183,6 +185,57 @@ class Appliance(Server):
     def client(self, **options: Any) -> httpx.AsyncClient:
         """An HTTP client for the API, with the key."""
         return httpx.AsyncClient(base_url=self.url, headers={"X-API-Key": API_KEY}, **options)
+
+
+class OdooStandIn(Server):
+    """``python -m firmware_sim odoo``: keeps its memory in a file, so that it may be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port, self.control_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        arguments = ["--port", str(self.port), "--control-port", str(self.control_port)]
+        super().__init__(
+            "odoo",
+            ["-m", "firmware_sim", "odoo", *arguments, "--data", str(folder / "odoo.db")],
+            folder=folder,
+            environment={"ODOO_API_KEY": ODOO_KEY},
+        )
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What an appliance needs to reach it."""
+        return {"ODOO_BASE_URL": self.url, "ODOO_API_KEY": ODOO_KEY}
+
+    async def is_ready(self) -> bool:
+        """Whether its control door answers."""
+        return await answers("127.0.0.1", self.control_port, "/sim/state")
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """An HTTP client for the control door."""
+        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.control_port}", **options)
+
+    async def know(self, count: int) -> None:
+        """Make the devices ``press-001`` … in it."""
+        async with self.client() as client:
+            answer = await client.post("/sim/devices", json={"count": count, "prefix": "press"})
+            answer.raise_for_status()
+
+    async def arrived(self, kind: str, *, after: int = 0, payload: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """What took effect, oldest first: ``id``, ``device``, ``msg_id``, ``seq``, …"""
+        query = {"kind": kind, "after": str(after), "payload": "1" if payload else "0"}
+        async with self.client(timeout=60) as client, client.stream("GET", "/sim/effects", params=query) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                yield json.loads(line)
+
+    async def state(self) -> dict[str, Any]:
+        """Its overview."""
+        async with self.client() as client:
+            answer = await client.get("/sim/state")
+            answer.raise_for_status()
+            overview: dict[str, Any] = answer.json()
+            return overview
 
 
 async def answers(host: str, port: int, path: str) -> bool:
