@@ -52,6 +52,19 @@ def fetch_ca(base_url: str, expected: str, *, timeout_s: float = 10.0) -> str:
 def context(ca_pem: str) -> ssl.SSLContext:
     """TLS that accepts certificates of this authority only, for the right name; shared by all devices that pin it."""
     try:
-        return ssl.create_default_context(cadata=ca_pem)
+        trusting = ssl.create_default_context(cadata=ca_pem)
     except (ssl.SSLError, ValueError) as error:
         raise TrustError(f"the authority's certificate cannot be used: {error}") from None
+    trusting.sslsocket_class = _TidySocket
+    return trusting
+
+
+class _TidySocket(ssl.SSLSocket):
+    """Closed when its handshake fails; paho would leave that to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
