@@ -19,11 +19,17 @@ from appliance.web.problems import InvalidBodyError, problem_response
 
 MOST_DEPTH = 32
 BODY_WITHIN_S = 30.0
+LINGER_BYTES = 4 << 20
+LINGER_S = 2.0
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class BodyLimit:
-    """Refuses bodies above ``most_bytes``, by their announced length at once, otherwise when they exceed it."""
+    """Refuses bodies above ``most_bytes``: by their announced length at once, otherwise when they exceed it.
+
+    What is still on its way is then read and thrown away for a moment. To close upon unread data would reset the
+    connection, and the client would never see why.
+    """
 
     def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
         self._app = app
@@ -34,13 +40,16 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        announced = headers.get("content-length", "0")
         if not (announced.isascii() and announced.isdigit()):
             problem = Problem(400, "bad_request", "Content-Length is no number")
             await problem_response(problem)(scope, receive, send)
             return
-        # compared by digits first: a number of ten thousand of them is no int worth making
+        # by digits first: a number of ten thousand of them is not worth an int
         if len(announced) > 18 or int(announced) > self._most_bytes:
+            if "expect" not in headers:
+                await _throw_away(receive)
             await problem_response(self._too_large().problem())(scope, receive, send)
             return
         received_bytes = 0
@@ -51,6 +60,8 @@ class BodyLimit:
             if message["type"] == "http.request":
                 received_bytes += len(message.get("body", b""))
                 if received_bytes > self._most_bytes:
+                    if message.get("more_body"):
+                        await _throw_away(receive)
                     raise self._too_large()
             return message
 
@@ -58,6 +69,19 @@ class BodyLimit:
 
     def _too_large(self) -> RequestError:
         return RequestError(f"the body exceeds {self._most_bytes} bytes", status=413, code="too_large")
+
+
+async def _throw_away(receive: Receive) -> None:
+    left = LINGER_BYTES
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
 
 
 async def read_json(request: Request, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:

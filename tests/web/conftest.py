@@ -1,0 +1,190 @@
+"""An API on a real store, registry and pairing; only Odoo and the command service are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from appliance.contract.command import CommandEvent, CommandStatus, SendCommand
+from appliance.contract.odoo import DeviceConfig
+from appliance.contract.times import Clock
+from appliance.contract.topics import TopicTemplates
+from appliance.errors import RequestError, UnknownCommandError, UnknownDeviceError
+from appliance.services.credentials import Credentials
+from appliance.services.pairing import BrokerAddress, PairingService
+from appliance.services.presence import PresenceService
+from appliance.store.buffer import Backlog
+from appliance.store.database import Database
+from appliance.store.device_rows import Claim
+from appliance.store.devices import Device, DeviceRegistry
+from appliance.web.api import Health, WebLimits, WebServices, create_app
+from tests.services.odoo_source import OdooSource
+
+KEY = "k" * 43
+MASTER_KEY = bytes(range(32))
+CA_PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+class FakeCommands:
+    """Remembers orders; the first result for a repeated ``command_id``."""
+
+    def __init__(self, registry: DeviceRegistry) -> None:
+        self.registry = registry
+        self.orders: list[SendCommand] = []
+        self.known: dict[str, CommandStatus] = {}
+        self.error: Exception | None = None
+
+    async def send(self, order: SendCommand) -> CommandStatus:
+        if self.error is not None:
+            raise self.error
+        if self.registry.get(order.device_id) is None:
+            raise UnknownDeviceError(f"no device {order.device_id} is paired here")
+        self.orders.append(order)
+        command_id = order.command_id or f"c-{len(self.orders)}"
+        at = "2026-11-22T10:00:00.000Z"
+        return self.known.setdefault(
+            command_id,
+            CommandStatus(
+                command_id=command_id,
+                device_id=order.device_id,
+                action=order.action,
+                state="queued",
+                deliver=order.deliver,
+                deliveries=0,
+                settled=False,
+                created_at=at,
+                expires_at=at,
+                history=[CommandEvent(state="queued", at=at)],
+            ),
+        )
+
+    async def status(self, command_id: str) -> CommandStatus:
+        try:
+            return self.known[command_id]
+        except KeyError:
+            raise UnknownCommandError("no such command") from None
+
+    async def cancel(self, command_id: str) -> CommandStatus:
+        status = await self.status(command_id)
+        if status.state != "queued":
+            raise RequestError(f"the command is {status.state}", status=409, code="command_final")
+        self.known[command_id] = status.model_copy(update={"state": "cancelled", "settled": True})
+        return self.known[command_id]
+
+    def open_count(self, device_id: str) -> int:
+        return sum(1 for status in self.known.values() if status.device_id == device_id and not status.settled)
+
+
+class TestClock(Clock):
+    __test__ = False
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
+@dataclass
+class World:
+    """Everything behind the API, to look at and to break."""
+
+    clock: TestClock
+    database: Database
+    registry: DeviceRegistry
+    credentials: Credentials
+    odoo: OdooSource
+    commands: FakeCommands
+    presence: PresenceService
+    services: WebServices
+    health: Health = field(default_factory=lambda: Health(status="ok", details={"buffer": {"waiting": 0}}))
+
+    def app(self, *, limits: WebLimits | None = None, **changes: Any) -> Starlette:
+        return create_app(replace(self.services, **changes), api_keys=[KEY, "another-key"], limits=limits)
+
+    def client(self, app: Starlette | None = None, *, address: str = "10.0.0.1") -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(app or self.app(), client=(address, 50_000))
+        return httpx.AsyncClient(transport=transport, base_url="http://gw")
+
+    async def pair(self, device_id: str, serial: str, **config: Any) -> Device:
+        settled = DeviceConfig.model_validate({"device_id": device_id, **config})
+        await self.registry.pair(
+            Claim(serial=serial, token_digest=serial.encode(), request_id="r", config=settled, firmware_version="1.0.0")
+        )
+        device = self.registry.get(device_id)
+        assert device is not None
+        return device
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    clock = TestClock()
+    database = await Database.open(tmp_path, clock=clock)
+    registry = DeviceRegistry(database=database, templates=TopicTemplates())
+    credentials = Credentials(MASTER_KEY)
+    odoo = OdooSource()
+    pairing = PairingService(
+        registry=registry,
+        credentials=credentials,
+        source=odoo,
+        address=BrokerAddress("gw1.factory.lan", 8883, tls=True),
+        ca_pem=CA_PEM,
+        clock=clock,
+    )
+    commands = FakeCommands(registry)
+    presence = PresenceService(clock=clock)
+
+    async def counters(device_id: str) -> Mapping[str, Any]:
+        return {"received": 5, "stored": 4, "waiting": 1}
+
+    get_health: list[Callable[[], Health]] = []
+    services = WebServices(
+        name="gateway-1",
+        version="1.2.3",
+        clock=clock,
+        registry=registry,
+        credentials=credentials,
+        pairing=pairing,
+        commands=commands,
+        presence=presence.status,
+        counters=counters,
+        backlog=lambda: Backlog(3, 1, clock.now_ms() - 2000, 17, 14),
+        health=lambda: get_health[0](),
+        ca_pem=CA_PEM,
+    )
+    world = World(clock, database, registry, credentials, odoo, commands, presence, services)
+    get_health.append(lambda: world.health)
+    running = asyncio.create_task(pairing.run(), name="pairing")
+    await asyncio.sleep(0)
+    yield world
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await database.close()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with world.client() as client:
+        yield client
+
+
+def problem(response: httpx.Response) -> dict[str, Any]:
+    """The problem document of an error, checked for what every one of them must have."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    document: dict[str, Any] = response.json()
+    assert document["status"] == response.status_code
+    assert document["code"]
+    assert document["title"]
+    assert document["detail"]
+    assert response.headers["cache-control"] == "no-store"
+    if "retry_after_s" in document:
+        assert response.headers["retry-after"] == str(document["retry_after_s"])
+    return document
