@@ -1,0 +1,410 @@
+"""The one place where the appliance's parts are built and joined; nothing is reached through a global."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import uuid4
+
+import uvicorn
+import uvloop
+
+from appliance import __version__, certificates, secret_files
+from appliance.addresses import own_names
+from appliance.broker.listener import Endpoint, Hooks, Limits
+from appliance.broker.plugin import Interceptors, Rights
+from appliance.broker.server import EmbeddedBroker
+from appliance.broker.sessions import Receipt
+from appliance.contract.times import Clock
+from appliance.errors import StoreUnavailableError
+from appliance.health import HealthService
+from appliance.services.commands import CommandService
+from appliance.services.configuration import BrokerAddress
+from appliance.services.credentials import Credentials
+from appliance.services.ota import OtaService
+from appliance.services.pairing import PairingService
+from appliance.services.presence import PresenceService
+from appliance.services.refusals import RefusalService
+from appliance.services.telemetry import TelemetryService
+from appliance.settings import Settings
+from appliance.store.buffer import Buffer
+from appliance.store.database import Database
+from appliance.store.devices import DeviceRegistry
+from appliance.store.ledger import read_ledger, read_refusals
+from appliance.store.outbox import Outbox
+from appliance.uplink.client import OdooClient, Timeouts
+from appliance.uplink.pump import Pump, PumpLimits
+from appliance.uplink.state import UplinkState
+from appliance.web.api import WebServices, create_app
+
+log = logging.getLogger("appliance")
+
+MIB = 1 << 20
+STOP_HTTP_WITHIN_S = 3
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Messages are short-lived and in no cycles: looking for cycles every 700 of them would be for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the appliance listens in this run."""
+
+    mqtt: int
+    mqtt_plain: int | None
+    http: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What the data folder says this box is."""
+
+    gateway_uid: str
+    credentials: Credentials
+    certificates: certificates.Certificates
+    api_key: str
+    names: list[str]
+
+
+class _StopRequested(Exception):
+    """Ends the task group."""
+
+
+class Appliance:
+    """All parts, built from the settings: enter :meth:`started`, and await :meth:`run` inside."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.ports: Ports
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to return."""
+        self._stop.set()
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[Appliance]:
+        """Open the store, load what is in it, and listen. Everything is closed again on the way out.
+
+        Raises what :meth:`Database.open` raises, ``DataFolderError``, ``SettingsError``, or ``OSError`` for a port.
+        """
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            self.database = await Database.open(
+                settings.iiot_data_dir, quota_bytes=settings.iiot_buffer_quota_mb * MIB, clock=self.clock
+            )
+            stack.push_async_callback(self.database.close)
+            identity = await asyncio.to_thread(_read_identity, settings)
+            http_socket = _bind(settings.host, settings.port)
+            stack.callback(http_socket.close)
+            await self._build_store()
+            self._build_uplink(identity, stack)
+            await self._start_broker(identity, stack)
+            self.ports = Ports(
+                mqtt=self.broker.ports[0],
+                mqtt_plain=self.broker.ports[1] if len(self.broker.ports) > 1 else None,
+                http=http_socket.getsockname()[1],
+            )
+            self._build_web(identity, http_socket)
+            yield self
+
+    async def run(self) -> None:
+        """Serve until :meth:`stop`. A task that fails ends all of them, and its error is raised here."""
+        tasks: dict[str, Coroutine[Any, Any, object]] = {
+            "store": self._watch_store(),
+            "broker": self.broker.run(),
+            "pairing": self.pairing.run(),
+            "commands": self.commands.run(),
+            "refusals": self.refusals.run(),
+            "health": self.health.run(),
+            "web": self._serve_web(),
+            "stop": self._until_stopped(),
+        }
+        if self.pump is not None:
+            tasks["uplink"] = self.pump.run()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, work in tasks.items():
+                    group.create_task(work, name=name)
+        except* _StopRequested:
+            log.info("stopped")
+
+    # --- building --------------------------------------------------------------------------------------------
+
+    async def _build_store(self) -> None:
+        settings = self.settings
+        self.buffer = Buffer(
+            self.database,
+            keep_settled_s=settings.iiot_history_hours * 3600,
+            keep_settled_bytes=settings.iiot_history_mb * MIB,
+        )
+        await self.buffer.load()
+        self.registry = DeviceRegistry(database=self.database, templates=settings.topics)
+        await self.registry.load()
+
+    def _build_uplink(self, identity: _Identity, stack: AsyncExitStack) -> None:
+        settings = self.settings
+        self._odoo: OdooClient | None = None
+        self.pump: Pump | None = None
+        if not settings.odoo_base_url or settings.odoo_api_key is None:
+            return
+        self._odoo = OdooClient(
+            base_url=settings.odoo_base_url,
+            api_key=settings.odoo_api_key,
+            database=settings.odoo_database,
+            timeouts=Timeouts(read_s=settings.odoo_timeout_s),
+            clock=self.clock,
+        )
+        stack.push_async_callback(self._odoo.aclose)
+        self.pump = Pump(
+            buffer=self.buffer,
+            client=self._odoo,
+            gateway_uid=identity.gateway_uid,
+            clock=self.clock,
+            limits=PumpLimits(batch_messages=settings.odoo_batch_messages, batch_bytes=settings.odoo_batch_bytes),
+        )
+
+    async def _start_broker(self, identity: _Identity, stack: AsyncExitStack) -> None:
+        settings, clock = self.settings, self.clock
+        self.presence = PresenceService(clock=clock)
+        self.refusals = RefusalService(database=self.database, clock=clock)
+        self.telemetry = TelemetryService(database=self.database, buffer=self.buffer, presence=self.presence)
+        self.ota = OtaService(database=self.database, buffer=self.buffer)
+        self.commands = CommandService(outbox=Outbox(self.database), devices=self.registry, clock=clock)
+        viewers = {}
+        if settings.mqtt_broker_username and settings.mqtt_broker_password:
+            viewers[settings.mqtt_broker_username] = settings.mqtt_broker_password.get_secret_value()
+        context = identity.certificates.server_context()
+        endpoints = [
+            Endpoint(settings.mqtt_bind, settings.mqtt_broker_port, context if settings.mqtt_use_tls else None)
+        ]
+        if settings.mqtt_plain_port is not None:
+            endpoints.append(Endpoint(settings.mqtt_bind, settings.mqtt_plain_port))
+        self.broker = EmbeddedBroker(
+            rights=Rights(
+                registry=self.registry,
+                credentials=identity.credentials,
+                templates=settings.topics,
+                viewers=viewers,
+                interceptors=Interceptors(
+                    telemetry=self.telemetry.accept,
+                    command_response=self.commands.accept_response,
+                    ota_status=self.ota.accept_status,
+                    config_request=self._accept_config_request,
+                ),
+            ),
+            hooks=Hooks(
+                in_order=self._in_order,
+                refused=self.refusals.note,
+                # the pairing service needs the port, which is known once the broker listens
+                pair=lambda serial, payload, address, reply: self.pairing.accept_request(
+                    serial, payload, address, reply
+                ),
+                logged_in=lambda device_id, generation: self.pairing.note_login(device_id, generation),
+                ready=self.commands.device_ready,
+                gone=self.commands.device_gone,
+            ),
+            presence=self.presence,
+            clock=clock,
+            limits=Limits(
+                payload_bytes=settings.mqtt_max_payload_bytes,
+                connections=settings.mqtt_max_connections,
+                unpaired_per_address=settings.mqtt_max_unpaired_per_address,
+            ),
+            endpoints=endpoints,
+        )
+        listener = self.broker.listener
+        self.database.committed = listener.acknowledge
+        self.database.withheld = listener.withhold
+        self.commands.transmit = listener.deliver
+        self.registry.changed.append(listener.device_changed)
+        self.registry.removed.append(lambda device: listener.revoke(device.device_id))
+        await self.broker.start()
+        stack.push_async_callback(self._stop_broker)
+        self.pairing = PairingService(
+            registry=self.registry,
+            credentials=identity.credentials,
+            source=self._odoo,
+            address=BrokerAddress(
+                host=settings.iiot_advertised_host or identity.names[0],
+                port=self.broker.ports[0],
+                tls=settings.mqtt_use_tls,
+            ),
+            ca_pem=identity.certificates.ca_pem,
+            clock=clock,
+        )
+
+    def _build_web(self, identity: _Identity, http_socket: socket.socket) -> None:
+        settings = self.settings
+        self.health = HealthService(
+            database=self.database,
+            buffer=self.buffer,
+            listener=self.broker.listener,
+            presence=self.presence,
+            uplink=self.uplink_state,
+            quota_bytes=settings.iiot_buffer_quota_mb * MIB,
+            clock=self.clock,
+        )
+        web = create_app(
+            WebServices(
+                name=settings.mqtt_client_id,
+                version=__version__,
+                clock=self.clock,
+                registry=self.registry,
+                credentials=identity.credentials,
+                pairing=self.pairing,
+                commands=self.commands,
+                presence=self.presence.status,
+                counters=self._counters,
+                backlog=self.buffer.backlog,
+                health=self.health.health,
+                ca_pem=identity.certificates.ca_pem,
+            ),
+            api_keys=[identity.api_key],
+        )
+        self._http_socket = http_socket
+        tls = identity.certificates if settings.http_use_tls else None
+        self._web = _Web(
+            uvicorn.Config(
+                web,
+                ssl_certfile=tls.cert_file if tls else None,
+                ssl_keyfile=tls.key_file if tls else None,
+                loop="none",
+                lifespan="off",
+                ws="none",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_HTTP_WITHIN_S,
+            )
+        )
+
+    # --- joining ---------------------------------------------------------------------------------------------
+
+    def _in_order(self, receipt: Receipt) -> None:
+        self.database.submit(_nothing, receipt=receipt)
+
+    def _accept_config_request(self, device_id: str, payload: bytes, _: int, receipt: object) -> None:
+        """A paired device asks for its configuration: nothing to store, the answer goes to its own topic."""
+        self.database.submit(_nothing, receipt=receipt)
+
+        def reply(answer: bytes) -> None:
+            device = self.registry.get(device_id)
+            if device is not None:
+                topic = device.topics.config_response
+                self.broker.listener.deliver(device_id, topic, answer, redelivery=False, on_ack=_ignore)
+
+        self.pairing.accept_paired_request(device_id, payload, reply)
+
+    def uplink_state(self) -> UplinkState:
+        """How it stands with Odoo."""
+        return UplinkState() if self.pump is None else self.pump.state()
+
+    async def _counters(self, device_id: str) -> Mapping[str, Any]:
+        lines = await self.database.run(lambda connection: read_ledger(connection, device_id))
+        refusals = await self.database.run(lambda connection: read_refusals(connection, device_id))
+        if not lines:
+            return {"received": 0, "stored": 0, "waiting": 0, "parked": 0, "refused": 0, "repeated": 0, "refusals": []}
+        counters = asdict(lines[0])
+        del counters["device"]
+        return counters | {"waiting": lines[0].waiting, "refusals": refusals}
+
+    # --- running and stopping --------------------------------------------------------------------------------
+
+    async def _watch_store(self) -> None:
+        """The store's writer ends only by an error that nothing can mend: then the process must end too."""
+        await self.database.failed
+
+    async def _until_stopped(self) -> None:
+        await self._stop.wait()
+        log.info("stopping")
+        self._web.should_exit = True
+
+    async def _serve_web(self) -> None:
+        await self._web.serve(sockets=[self._http_socket])
+        if not self._stop.is_set():
+            raise RuntimeError("the HTTP server ended by itself")
+        raise _StopRequested
+
+    async def _stop_broker(self) -> None:
+        with suppress(StoreUnavailableError):
+            # what has been read is committed, and acknowledged, before the connections close
+            await self.database.run(_nothing)
+        await self.broker.stop()
+
+
+class _Web(uvicorn.Server):
+    """uvicorn without its own signal handlers: the appliance stops as a whole."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the appliance."""
+        yield
+
+
+def _nothing(_: object) -> None:
+    """A job that only takes its turn."""
+
+
+def _ignore() -> None:
+    """Nobody waits for this acknowledgement."""
+
+
+def _read_identity(settings: Settings) -> _Identity:
+    """Read, or make at the first start, what tells this box from others. Touches the disk."""
+    folder = settings.iiot_data_dir
+    names = own_names()
+    if settings.iiot_advertised_host:
+        names.insert(0, settings.iiot_advertised_host)
+    uid = secret_files.secret_file(folder / "gateway_uid", lambda: f"{uuid4()}\n".encode())
+    own_key = settings.iiot_api_key.get_secret_value() if settings.iiot_api_key else secret_files.api_key(folder)
+    return _Identity(
+        gateway_uid=uid.decode("ascii", "replace").strip(),
+        credentials=Credentials(secret_files.master_key(folder)),
+        certificates=certificates.ensure(folder, names),
+        api_key=own_key,
+        names=names,
+    )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=512)
+
+
+def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = None) -> int:
+    """Run the appliance until SIGTERM or SIGINT; the exit status. Raises what :meth:`Appliance.started` raises."""
+    return uvloop.run(_serve(settings, on_ready))
+
+
+async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | None) -> int:
+    appliance = Appliance(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, appliance.stop)
+    async with appliance.started():
+        ports = appliance.ports
+        log.info(
+            "version %s is ready: MQTT %s on port %d%s, HTTP%s on port %d, %d devices, %d messages wait",
+            __version__,
+            "with TLS" if settings.mqtt_use_tls else "without TLS",
+            ports.mqtt,
+            "" if ports.mqtt_plain is None else f" and without TLS on port {ports.mqtt_plain}",
+            "S" if settings.http_use_tls else "",
+            ports.http,
+            len(appliance.registry),
+            appliance.buffer.backlog().waiting,
+        )
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        if on_ready is not None:
+            on_ready(appliance)
+        await appliance.run()
+    return 0

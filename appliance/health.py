@@ -1,0 +1,106 @@
+"""How the appliance is, in one word with reasons: what the health routes, and people, are told."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance.broker.listener import Listener
+from appliance.contract.times import Clock, rfc3339
+from appliance.services.presence import PresenceService
+from appliance.store.buffer import Buffer
+from appliance.store.database import Database
+from appliance.uplink.state import UplinkState
+from appliance.web.services import Health
+
+LOOK_EVERY_S = 10.0
+WARN_SHARE, STOP_SHARE = 0.80, 0.95
+"""Of the disk, and of the buffer's quota."""
+
+
+class HealthService:
+    """Looks at the parts; the disk it looks at now and then, in a thread, because a sick one may take its time."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        buffer: Buffer,
+        listener: Listener,
+        presence: PresenceService,
+        uplink: Callable[[], UplinkState],
+        quota_bytes: int,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._buffer = buffer
+        self._listener = listener
+        self._presence = presence
+        self._uplink = uplink
+        self._quota_bytes = quota_bytes
+        self._clock = clock
+        self._disk: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look at the disk until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look at the disk once."""
+        self._disk = await asyncio.to_thread(_disk, self._database.path)
+
+    def health(self) -> Health:
+        """The verdict. ``failing``: nothing can be acknowledged now; ``degraded``: people should look."""
+        failing = list(self._failing())
+        degraded = list(self._degraded())
+        status: Literal["ok", "degraded", "failing"] = "failing" if failing else "degraded" if degraded else "ok"
+        return Health(status=status, reasons=(*failing, *degraded), details=self._details())
+
+    def _failing(self) -> list[str]:
+        reason = self._database.unavailable
+        return [f"nothing can be stored, so nothing is acknowledged: {reason}"] if reason else []
+
+    def _degraded(self) -> list[str]:
+        reasons = []
+        uplink = self._uplink()
+        if uplink.alarm:
+            reasons.append(f"nothing is sent to Odoo until somebody acts: {uplink.alarm}")
+        elif uplink.reachable is False:
+            reasons.append(f"Odoo does not answer: {uplink.last_error}")
+        if self._disk and self._disk["free_bytes"] < (1 - WARN_SHARE) * self._disk["total_bytes"]:
+            share = 100 * self._disk["free_bytes"] // self._disk["total_bytes"]
+            reasons.append(f"only {share} % of the disk is free")
+        if self._disk.get("file_bytes", 0) > WARN_SHARE * self._quota_bytes:
+            reasons.append("the buffer has used more than 80 % of its quota (IIOT_BUFFER_QUOTA_MB)")
+        return reasons
+
+    def _details(self) -> dict[str, Any]:
+        backlog = self._buffer.backlog()
+        oldest_ms = backlog.oldest_received_at_ms
+        return {
+            "broker": {
+                "connections": self._listener.connections,
+                "devices_online": self._presence.online,
+            },
+            "buffer": {
+                "waiting": backlog.waiting,
+                "parked": backlog.parked,
+                "oldest_received_at": None if oldest_ms is None else rfc3339(oldest_ms),
+                "queued": self._database.queued,
+                "epoch": self._database.epoch,
+            },
+            "uplink": asdict(self._uplink()),
+            "disk": self._disk,
+        }
+
+
+def _disk(path: Path) -> dict[str, int]:
+    usage = shutil.disk_usage(path.parent)
+    file_bytes = sum(each.stat().st_size for each in path.parent.glob(path.name + "*"))
+    return {"total_bytes": usage.total, "free_bytes": usage.free, "file_bytes": file_bytes}
