@@ -53,6 +53,8 @@ class Limits:
     unpaired_per_address: int = 20
     viewers: int = 50
     send_buffer_bytes: int = 256 * 1024
+    unacked_bytes: int = 64 << 20
+    """Payloads of all clients that wait for their commit; beyond it nobody who sends is read on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Listener:
         self._viewers = 0
         self._viewer_failures = Throttle(most=VIEWER_FAILURES, within_s=VIEWER_FAILURES_WITHIN_S, time=self.time)
         self._quiet = Throttle(most=1, within_s=60.0, time=self.time)
+        self.unacked_bytes = 0
+        """Payloads that wait for their commit; kept by the sessions."""
         self.accepted = 0
         """Connections accepted since the start, for metrics."""
 

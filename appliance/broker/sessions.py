@@ -171,8 +171,14 @@ class NativeSession(Session):
         receipt = Receipt(self, ack, len(payload), echo)
         self.unacked += 1
         self._unacked_bytes += len(payload)
+        listener = self._listener
+        listener.unacked_bytes += len(payload)
         route.accept(self.device_id, payload, self._now_ms(), receipt)
-        if self.unacked >= MOST_UNACKED or self._unacked_bytes >= MOST_UNACKED_BYTES:
+        if (
+            self.unacked >= MOST_UNACKED
+            or self._unacked_bytes >= MOST_UNACKED_BYTES
+            or listener.unacked_bytes >= listener.limits.unacked_bytes
+        ):
             self.connection.pause_reading()
 
     def _is_open(self, packet_id: bytes) -> bool:
@@ -204,6 +210,7 @@ class NativeSession(Session):
         """A publish is on disk; :meth:`flush` writes what has gathered."""
         self.unacked -= 1
         self._unacked_bytes -= receipt.size
+        self._listener.unacked_bytes -= receipt.size
         if receipt.ack:
             self.acks.append(receipt.ack)
 
@@ -213,6 +220,7 @@ class NativeSession(Session):
             self.connection.write(b"".join(self.acks))
             self.acks.clear()
         if self.connection.reading_paused and self.unacked < MOST_UNACKED // 2:
+            # where all clients together wait for a slow disk, each goes on when its own messages are committed
             self.connection.resume_reading()
 
     # --- to the device ---------------------------------------------------------------------------------------
