@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from appliance.settings import Settings
 from tests.conftest import ROOT
@@ -74,7 +75,7 @@ REQUIRED = {
 IMPORT_NAMES = {"paho-mqtt": "paho"}
 """Where the import's name is not the distribution's."""
 USED_OTHERWISE = {
-    "httptools": ("appliance/app.py", '"httptools"'),  # uvicorn is told to use it
+    "httptools": ("appliance/app.py", "uvicorn.Config("),  # uvicorn takes it where it is installed, see below
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
     "pytest-xdist": ("install.sh", "pytest -n"),
     "ruff": ("install.sh", 'bin/ruff" check'),
@@ -222,6 +223,10 @@ def test_each_dependency_is_used_by_the_part_that_asks_for_it() -> None:
                 assert text in (ROOT / file).read_text(), f"{name} is not used in {file}"
             else:
                 assert IMPORT_NAMES.get(name, name.replace("-", "_")) in imported, f"{name} is not used"
+
+
+def test_uvicorn_takes_the_fast_parser() -> None:
+    assert AutoHTTPProtocol.__module__ == "uvicorn.protocols.http.httptools_impl"
 
 
 def test_each_library_that_is_imported_is_a_dependency() -> None:
