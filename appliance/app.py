@@ -176,7 +176,7 @@ class Appliance:
         self.presence = PresenceService(clock=clock)
         self.refusals = RefusalService(database=self.database, clock=clock)
         self.telemetry = TelemetryService(database=self.database, buffer=self.buffer, presence=self.presence)
-        self.ota = OtaService(database=self.database, buffer=self.buffer)
+        self.ota = OtaService(database=self.database)
         self.commands = CommandService(outbox=Outbox(self.database), devices=self.registry, clock=clock)
         viewers = {}
         if settings.mqtt_broker_username and settings.mqtt_broker_password:
