@@ -183,11 +183,11 @@ def demo(
     inject: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Stand-in, appliance and devices together, with a line that shows them work."""
-    from firmware_sim import demo as show
+    from firmware_sim.demo.play import Plan, run
 
     if inject not in (None, "loss", "duplicate"):
         raise typer.BadParameter("loss or duplicate", param_hint="--inject")
-    raise typer.Exit(show.run(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject))
+    raise typer.Exit(run(Plan(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject)))
 
 
 def _contact(host: str, port: int, ca: Path | None, fingerprint: str | None, api: str | None, plain: bool) -> Contact:

@@ -17,7 +17,7 @@ from firmware_sim.standin.state import State
 
 SEND_PATH = "/api/v1/command/send"
 ATTEMPTS = 4
-LIST_LIMIT = 1000
+LIST_LIMIT = 10_000
 PASSED_ON = ("params", "payload", "expires_in_s", "deliver")
 
 
@@ -102,9 +102,9 @@ class Commands:
             raise RefusalError(404, "unknown_command", "no such command")
         return found[0]
 
-    def newest(self) -> list[dict[str, Any]]:
-        """The newest commands, oldest of them last."""
-        return self._some("ORDER BY created_at_ms DESC, command_id LIMIT ?", LIST_LIMIT)
+    def newest(self, limit: int) -> list[dict[str, Any]]:
+        """The newest commands, oldest of them last; 10,000 at most."""
+        return self._some("ORDER BY created_at_ms DESC, command_id LIMIT ?", min(limit, LIST_LIMIT))
 
     def _some(self, tail: str, *values: Any) -> list[dict[str, Any]]:
         rows = self._state.rows(

@@ -83,10 +83,7 @@ class ControlRoutes:
         """What took effect, a JSON object per line, oldest first: ``?kind=&device=&after=`` (an id), ``payload=1``."""
         kind, device = request.query_params.get("kind"), request.query_params.get("device")
         with_payload = request.query_params.get("payload") == "1"
-        text = request.query_params.get("after", "0")
-        if not text.isdecimal():
-            raise RefusalError(422, "bad_request", "after must be a number")
-        after = int(text)
+        after = _number(request, "after", 0)
 
         async def lines() -> AsyncIterator[bytes]:
             position = after
@@ -127,7 +124,7 @@ class ControlRoutes:
         return Response(status_code=204)
 
     async def _list_commands(self, request: Request) -> Response:
-        return JSONResponse({"commands": self._commands.newest()})
+        return JSONResponse({"commands": self._commands.newest(_number(request, "limit", 1000))})
 
     async def _send_command(self, request: Request) -> Response:
         return JSONResponse(await self._commands.send(await _object(request)), 201)
@@ -165,6 +162,13 @@ def _local(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Reques
             return refusal.response()
 
     return endpoint
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        raise RefusalError(422, "bad_request", f"{name} must be a number")
+    return int(text)
 
 
 async def _object(request: Request) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""Starts the demo's processes and joins them: Odoo first, then devices in it, the appliance, the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import ssl
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from firmware_sim.demo.children import Child
+from firmware_sim.demo.surroundings import Surroundings
+
+START_WITHIN_S = 30.0
+DRAIN_FLEET_S = 60.0
+OWN_SERIAL = "SN-1001"
+
+_T = TypeVar("_T")
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the text is for people."""
+
+
+class Stage:
+    """All that runs. The exit stack ends children and closes connections, the last first."""
+
+    def __init__(self, *, folder: Path, stack: AsyncExitStack) -> None:
+        self._folder = folder
+        self._stack = stack
+        self.surroundings = Surroundings(folder)
+        # an appliance or an Odoo that remembers earlier demos must not mix them up
+        self._prefix = "press" if self.surroundings.is_fresh else f"press-{secrets.token_hex(2)}"
+        self._watchers: set[asyncio.Task[Any]] = set()
+        self.record = folder / "record.jsonl"
+        self.odoo_url = ""
+        self.odoo: httpx.AsyncClient
+        """The stand-in's control routes."""
+        self.appliance: httpx.AsyncClient
+        self.fleet: Child
+
+    async def start_odoo(self) -> None:
+        """The stand-in, unless the caller has set ODOO_BASE_URL."""
+        here = self.surroundings
+        url = control_url = here.odoo_url
+        if not url:
+            child = await self._child(
+                "stand-in",
+                *("firmware_sim", "odoo", "--port", "0", "--data", str(here.odoo_file)),
+                environment={"ODOO_API_KEY": here.environment["ODOO_API_KEY"]},
+            )
+            line = await self._within(START_WITHIN_S, child.line(), "the stand-in did not start")
+            if not line:
+                await child.watch()
+            url, control_url = json.loads(line)["url"], json.loads(line)["control_url"]
+        here.environment["ODOO_BASE_URL"] = url
+        self.odoo = await self._client(control_url)
+        self.odoo_url = url
+
+    async def make_devices(self, *, count: int, rate: float) -> tuple[list[dict[str, str]], dict[str, str]]:
+        """The fleet's devices, and one for whoever tries the demo."""
+        try:
+            state = await call(self.odoo, "GET", "/sim/state")
+            settings = {"telemetry_interval_s": count / rate}
+            order = {"prefix": self._prefix, "count": count, "settings": settings}
+            made = await call(self.odoo, "POST", "/sim/devices", order)
+            name = f"{self._prefix}-own"
+            serial = f"SN-{name}" if state["devices"] else OWN_SERIAL
+            own = await call(self.odoo, "POST", "/sim/devices", {"device_id": name, "serial": serial})
+        except (DemoError, httpx.HTTPError) as error:
+            if not self.surroundings.odoo_url:
+                raise
+            raise DemoError(
+                f"ODOO_BASE_URL, {self.surroundings.odoo_url}, is no stand-in that lets the demo make devices: {error}"
+            ) from None
+        return made["devices"], own["devices"][0]
+
+    async def start_appliance(self) -> None:
+        """The appliance, and tell Odoo where it is."""
+        here = self.surroundings
+        child = await self._child("appliance", "appliance", environment=here.environment, log_all=True, stop_s=15)
+        # its authority is not known yet; whom we talk to is our own child on this machine
+        unchecked = httpx.AsyncClient(base_url=here.api, verify=False, trust_env=False, timeout=5)  # noqa: S501
+        async with unchecked as http:
+            await self._within(START_WITHIN_S, _until_healthy(http), "the appliance did not start", child)
+            ca_pem = (await http.get("/ca.pem")).raise_for_status().text
+        here.ca_file.write_text(ca_pem)
+        key = here.api_key()
+        self.appliance = await self._client(here.api, ca_pem=ca_pem, key=key)
+        api = {"url": here.api, "api_key": key, "ca_pem": ca_pem if here.http_tls else None}
+        await call(self.odoo, "PUT", "/sim/appliance", api)
+
+    async def start_fleet(self, devices: list[dict[str, str]]) -> None:
+        """The devices, in a process of their own."""
+        here = self.surroundings
+        path = self._folder / "devices.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(devices))
+        trust = ("--ca", str(here.ca_file)) if here.mqtt_tls else ("--plain",)
+        self.fleet = await self._child(
+            "fleet",
+            *("firmware_sim", "fleet", "--devices", str(path), "--record", str(self.record)),
+            *("--host", here.mqtt_host, "--port", here.mqtt_port, *trust),
+            *("--drain", str(DRAIN_FLEET_S), "--longest-backoff", "5"),
+            environment={},
+            stop_s=2,
+        )
+
+    async def _child(
+        self, name: str, *arguments: str, environment: dict[str, str], log_all: bool = False, stop_s: float = 5
+    ) -> Child:
+        child = Child(name, *arguments, folder=self._folder, environment=environment, log_all=log_all)
+        self._stack.push_async_callback(child.stop, within_s=stop_s)
+        await child.start()
+        self.watch(asyncio.create_task(child.watch(), name=f"watch {name}"), self._stack)
+        return child
+
+    def watch(self, task: asyncio.Task[Any], stack: AsyncExitStack) -> None:
+        """Let the demo fail when this task does; ``stack`` ends it."""
+        self._watchers.add(task)
+        stack.push_async_callback(cancelled, task)
+
+    async def _client(self, url: str, *, ca_pem: str | None = None, key: str | None = None) -> httpx.AsyncClient:
+        trust = ssl.create_default_context(cadata=ca_pem) if ca_pem else True
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return await self._stack.enter_async_context(
+            httpx.AsyncClient(base_url=url, headers=headers, verify=trust, trust_env=False, timeout=20)
+        )
+
+    async def _within(
+        self, seconds: float, work: Coroutine[Any, Any, _T], complaint: str, child: Child | None = None
+    ) -> _T:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.beside_the_children(work)
+        except TimeoutError:
+            last = f". Its last lines:\n{child.tail()}" if child else ""
+            raise DemoError(f"{complaint} within {seconds:g} s{last}") from None
+
+    async def beside_the_children(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do it, and fail as soon as a child ends by itself."""
+        task = asyncio.create_task(work, name="demo's work")
+        try:
+            while not task.done():
+                watching = {watcher for watcher in self._watchers if not watcher.done()}
+                done, _ = await asyncio.wait({task, *watching}, return_when=asyncio.FIRST_COMPLETED)
+                for watcher in done & watching:
+                    if not watcher.cancelled():
+                        watcher.result()
+            return task.result()
+        finally:
+            await cancelled(task)
+
+
+async def call(http: httpx.AsyncClient, method: str, path: str, body: Any = None) -> Any:
+    """A route of the stand-in or the appliance; ``DemoError`` if it refuses, ``httpx.HTTPError`` if it is away."""
+    answer = await http.request(method, path, json=body)
+    if answer.is_error:
+        raise DemoError(f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}")
+    try:
+        return answer.json() if answer.content else None
+    except ValueError:
+        raise DemoError(f"{method} {path} was answered with something else than JSON") from None
+
+
+async def _until_healthy(http: httpx.AsyncClient) -> None:
+    while True:
+        with suppress(httpx.HTTPError):
+            if (await http.get("/health")).status_code == 200:
+                return
+        await asyncio.sleep(0.1)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """End a task and wait for it; what it failed with is somebody else's matter by then."""
+    task.cancel()
+    await asyncio.wait({task})

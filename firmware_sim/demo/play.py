@@ -1,0 +1,275 @@
+"""One run of the demo, from the first process to the last line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+
+from firmware_sim.demo.children import ChildEndedError
+from firmware_sim.demo.launch import DRAIN_FLEET_S, DemoError, Stage, call, cancelled
+from firmware_sim.demo.screen import LiveLine, Progress, introduction, summary, tell
+from firmware_sim.demo.verdict import Verdict, compare
+from firmware_sim.record import read_record
+
+CONNECT_WITHIN_S = 90.0
+ANSWER_WITHIN_S = 75.0
+STALLED_AFTER_S = 60.0
+POLL_S = 0.2
+LINE_EVERY_S = 1.5
+COMMANDS_AT_A_TIME = 4
+COMMAND_EVERY_S = 10.0
+MOST_COMMANDS = 10_000
+FINAL_STATES = frozenset(("done", "failed", "expired", "cancelled", "not_sent"))
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What was asked for on the command line; ``rate`` is readings per second of all devices together."""
+
+    seconds: float | None
+    devices: int
+    rate: float
+    inject: str | None
+
+
+def run(plan: Plan) -> int:
+    """Run the demo; its exit status: 0 only if all was checked and is well, 130 if it was interrupted."""
+    return asyncio.run(_guarded(plan))
+
+
+async def _guarded(plan: Plan) -> int:
+    """Turn signals into the end of the demo; a second one does not disturb the cleaning up."""
+    task = asyncio.create_task(_play(plan), name="demo")
+    loop = asyncio.get_running_loop()
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        with suppress(BrokenPipeError):
+            tell("\nStopped.")
+        return INTERRUPTED
+    except (DemoError, ChildEndedError, httpx.HTTPError) as error:
+        tell(f"\nThe demo failed: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # nobody reads on: the interpreter must not try to write at its end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+
+
+async def _play(plan: Plan) -> int:
+    with tempfile.TemporaryDirectory(prefix="iiot-demo-", ignore_cleanup_errors=True) as folder:
+        async with AsyncExitStack() as stack:
+            return await _Demo(plan, Stage(folder=Path(folder), stack=stack)).play()
+
+
+class _Demo:
+    """What the audience sees."""
+
+    def __init__(self, plan: Plan, stage: Stage) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._progress = Progress()
+        self._ready: asyncio.Queue[str | None] = asyncio.Queue()
+        """Devices as they come to be connected; ``None`` after the last."""
+        self._all_ready = asyncio.Event()
+        self._reported = asyncio.Event()
+        self._devices: list[str] = []
+        self._commands: set[str] = set()
+
+    async def play(self) -> int:
+        """Start everything, show it, and with a time limit check it; the exit status."""
+        plan, stage = self._plan, self._stage
+        tell("Starting …")
+        await stage.start_odoo()
+        devices, own = await stage.make_devices(count=plan.devices, rate=plan.rate)
+        await stage.start_appliance()
+        if plan.inject:
+            await call(stage.odoo, "POST", "/sim/faults", {"kind": plan.inject, "count": 1})
+        await stage.start_fleet(devices)
+        tell(
+            introduction(
+                surroundings=stage.surroundings,
+                odoo_url=stage.odoo_url,
+                devices=plan.devices,
+                rate=plan.rate,
+                own=own,
+            )
+        )
+        return await stage.beside_the_children(self._show())
+
+    async def _show(self) -> int:
+        async with AsyncExitStack() as stack:
+            line = LiveLine(devices=self._plan.devices)
+            stack.callback(line.close)
+            each = asyncio.create_task(self._command_each(), name="a command to each device")
+            some = asyncio.create_task(self._command_some(), name="a command now and then")
+            for task in (
+                asyncio.create_task(self._listen(), name="the fleet's reports"),
+                asyncio.create_task(self._keep_showing(line), name="live line"),
+                each,
+                some,
+            ):
+                self._stage.watch(task, stack)
+            if self._plan.seconds is None:
+                await asyncio.Event().wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    await self._all_ready.wait()
+            await asyncio.sleep(self._plan.seconds or 0)
+            await cancelled(some)
+            await self._finish(each)
+        verdict = await self._judge()
+        tell(summary(verdict, self._progress.fleet.get("refused", [])))
+        failures = verdict.failures()
+        tell(json.dumps({**asdict(verdict), "ok": not failures}))
+        return 1 if failures else 0
+
+    async def _listen(self) -> None:
+        """Take in the fleet's reports until it ends."""
+        while line := await self._stage.fleet.line():
+            report = json.loads(line)
+            self._progress.fleet = report
+            self._reported.set()
+            for device in report["ready"]:
+                self._devices.append(device)
+                self._ready.put_nowait(device)
+            if len(self._devices) + len(report["refused"]) >= self._plan.devices and not self._all_ready.is_set():
+                self._all_ready.set()
+                self._ready.put_nowait(None)
+
+    async def _keep_showing(self, line: LiveLine) -> None:
+        began = time.monotonic()
+        while True:
+            # in step with the fleet's reports, or its figures would lag behind the others'
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINE_EVERY_S):
+                    await self._reported.wait()
+            self._reported.clear()
+            await self._look()
+            line.show(time.monotonic() - began, self._progress)
+
+    async def _look(self) -> None:
+        """Ask Odoo and the appliance how it stands; one that cannot answer is shown as away."""
+        progress = self._progress
+        try:
+            state = await call(self._stage.odoo, "GET", "/sim/state")
+            progress.in_odoo = state["messages"].get("telemetry", 0)
+            progress.commands_done = state["commands"].get("done", 0)
+        except (DemoError, httpx.HTTPError):
+            progress.in_odoo = None
+        try:
+            buffer = await call(self._stage.appliance, "GET", "/api/v1/buffer")
+            progress.waiting, progress.parked = buffer["waiting"], buffer["parked"]
+        except (DemoError, httpx.HTTPError):
+            progress.waiting = progress.parked = None
+
+    async def _command_each(self) -> None:
+        """A command to each device as soon as it is there."""
+        limit = asyncio.Semaphore(COMMANDS_AT_A_TIME)
+
+        async def command(device: str) -> None:
+            async with limit:
+                await self._command(device, "identify")
+
+        async with asyncio.TaskGroup() as tasks:
+            while (device := await self._ready.get()) is not None:
+                tasks.create_task(command(device), name=f"command to {device}")
+
+    async def _command_some(self) -> None:
+        while True:
+            await asyncio.sleep(COMMAND_EVERY_S)
+            if self._devices:
+                await self._command(secrets.choice(self._devices), "recalibrate")
+
+    async def _command(self, device: str, action: str) -> None:
+        order = {"device_id": device, "action": action, "params": {"from": "the demo"}}
+        sent = await call(self._stage.odoo, "POST", "/sim/commands", order)
+        self._progress.commands_sent += 1
+        if self._plan.seconds is not None:
+            self._commands.add(sent["command_id"])
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    async def _finish(self, commands: asyncio.Task[None]) -> None:
+        """Let commands be answered, devices be acknowledged, and everything reach Odoo; each within bounds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await asyncio.shield(commands)
+                await self._until_answered()
+        await self._stage.fleet.stop(within_s=DRAIN_FLEET_S + 5)
+        await self._until_drained()
+
+    async def _until_answered(self) -> None:
+        while True:
+            states = await self._command_states()
+            if all(states.get(command) in FINAL_STATES for command in self._commands):
+                return
+            await asyncio.sleep(POLL_S)
+
+    async def _until_drained(self) -> None:
+        """Until nothing waits on the appliance's disk, or nothing has moved for a while."""
+        fewest, moved_at = None, time.monotonic()
+        while time.monotonic() - moved_at < STALLED_AFTER_S:
+            with suppress(DemoError, httpx.HTTPError):
+                waiting = (await call(self._stage.appliance, "GET", "/api/v1/buffer"))["waiting"]
+                if waiting == 0:
+                    return
+                if fewest is None or waiting < fewest:
+                    fewest, moved_at = waiting, time.monotonic()
+            await asyncio.sleep(POLL_S)
+
+    async def _command_states(self) -> dict[str, str]:
+        answer = await call(self._stage.odoo, "GET", f"/sim/commands?limit={MOST_COMMANDS}")
+        return {command["command_id"]: command["state"] for command in answer["commands"]}
+
+    async def _judge(self) -> Verdict:
+        stage = self._stage
+        record = await asyncio.to_thread(read_record, stage.record)
+        readings: list[tuple[str, str]] = []
+        async with stage.odoo.stream("GET", "/sim/effects", params={"kind": "telemetry"}) as answer:
+            async for line in answer.aiter_lines():
+                effect = json.loads(line)
+                readings.append((effect["device"], effect["msg_id"]))
+        comparison = await asyncio.to_thread(compare, record, readings)
+        buffer = await call(stage.appliance, "GET", "/api/v1/buffer")
+        state = await call(stage.odoo, "GET", "/sim/state")
+        states = await self._command_states()
+        return Verdict(
+            devices=self._plan.devices,
+            paired=len(record.paired),
+            published=len(record.published),
+            acknowledged=len(record.acknowledged),
+            in_odoo=comparison.in_odoo,
+            waiting=buffer["waiting"],
+            parked=buffer["parked"],
+            lost=comparison.lost,
+            duplicates=comparison.duplicates,
+            commands_sent=len(self._commands),
+            commands_done=sum(states.get(command) == "done" for command in self._commands),
+            connections_lost=sum(why != "stopped" for _, _, why in record.lost_connections),
+            complete=record.complete and not state["pruned"],
+        )
