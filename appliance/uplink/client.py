@@ -1,0 +1,205 @@
+"""HTTP client for Odoo (contract, "Odoo HTTP API"). No foreign error passes it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from appliance import __version__
+from appliance.contract.device import ConfigRequest, encode
+from appliance.contract.odoo import CONFIG_PATH, WEBHOOK_PATH, BatchResult, DeviceConfig
+from appliance.contract.times import Clock
+from appliance.errors import OdooTooLargeError, OdooUnavailableError, SettingsError
+from appliance.uplink.answers import FOREIGN_ERRORS, Answer, translated
+from appliance.uplink.retry import Breaker
+
+MAX_ANSWER_BYTES = 2 << 20
+
+
+class Secret(Protocol):
+    """What keeps a secret out of reprs and logs, such as pydantic's ``SecretStr``."""
+
+    def get_secret_value(self) -> str:
+        """The secret itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits in seconds. Odoo's own retries may sleep for half a minute: with ``read_s`` below 60 batches repeat."""
+
+    connect_s: float = 10.0
+    read_s: float = 60.0
+    write_s: float = 60.0
+    pool_s: float = 10.0
+
+    @property
+    def total_s(self) -> float:
+        """For a whole request: a server that sends a byte now and then must not hold it for ever."""
+        return self.pool_s + self.connect_s + self.write_s + 2 * self.read_s
+
+
+class OdooClient:
+    """Pooled connections to one Odoo. Close it with :meth:`aclose`, or use it as a context manager.
+
+    ``base_url`` and both header values must be usable, otherwise :class:`SettingsError` (which never repeats the key).
+    ``breaker`` is driven by whoever sends batches; configuration requests fail at once while it is not closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: Secret,
+        database: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeouts: Timeouts | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        breaker: Breaker | None = None,
+        clock: Clock | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        host = _check(base_url, api_key, database)
+        timeouts = timeouts or Timeouts()
+        self._clock = clock or Clock()
+        self.breaker = breaker or Breaker(clock=self._clock)
+        self._total_s = timeouts.total_s
+        self._max_answer_bytes = max_answer_bytes
+        self._http = httpx.AsyncClient(
+            base_url=base_url.rstrip("/"),
+            headers=_headers(api_key, database),
+            # Odoo's session cookie would tie the requests to a server-side session that nobody needs
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            timeout=httpx.Timeout(
+                connect=timeouts.connect_s, read=timeouts.read_s, write=timeouts.write_s, pool=timeouts.pool_s
+            ),
+            limits=httpx.Limits(max_connections=10, max_keepalive_connections=4, keepalive_expiry=30.0),
+            follow_redirects=False,
+            transport=transport,
+            verify=tls or _trusted_authorities(base_url),
+            # the usual proxy variables count, but never on the way to this very machine
+            trust_env=not _is_loopback(host),
+        )
+
+    def __repr__(self) -> str:
+        return f"OdooClient({str(self._http.base_url)!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def post_batch(self, body: bytes) -> BatchResult:
+        """Send messages (:func:`appliance.contract.odoo.encode_batch`); what Odoo did with each.
+
+        :class:`OdooUnavailableError`: again later (whether it was stored is unknown). :class:`OdooTooLargeError`: less
+        at a time. :class:`OdooAlarmError`: Odoo refuses the appliance as a whole. :class:`OdooRefusedError`: Odoo
+        refuses this body (400, 422), or knows less than it once confirmed (409 ``behind``).
+        """
+        answer = await self._post(WEBHOOK_PATH, body)
+        if answer.status != 200:
+            raise answer.batch_error(len(body))
+        return answer.read(BatchResult)
+
+    async def fetch_config(self, request: ConfigRequest) -> DeviceConfig:
+        """Ask for a device's configuration, and claim its token.
+
+        :class:`OdooRefusedError` is that device's answer (``invalid_token``, ``token_used``, …) and nothing more;
+        :class:`OdooUnavailableError`, at once while Odoo is known not to answer; :class:`OdooAlarmError`.
+        """
+        self.breaker.check()
+        try:
+            answer = await self._post(CONFIG_PATH, encode(request))
+        except OdooTooLargeError as error:
+            raise OdooUnavailableError(str(error)) from error
+        if answer.status != 200:
+            raise answer.config_error()
+        return answer.read(DeviceConfig)
+
+    async def _post(self, path: str, body: bytes) -> Answer:
+        try:
+            async with asyncio.timeout(self._total_s), self._http.stream("POST", path, content=body) as response:
+                content = await self._read(response)
+        except FOREIGN_ERRORS as error:
+            raise translated(error, len(body)) from error
+        return Answer(response.status_code, response.headers, content, self._clock.now_ms())
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        if response.headers.get("content-encoding", "identity") != "identity":
+            # it was not asked for, and a few bytes of it may become gigabytes
+            raise OdooUnavailableError(f"Odoo's answer ({response.status_code}) is compressed")
+        content = bytearray()
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > self._max_answer_bytes:
+                raise OdooUnavailableError(f"Odoo's answer is longer than {self._max_answer_bytes} bytes")
+        return bytes(content)
+
+
+def _check(base_url: str, api_key: Secret, database: str | None) -> str:
+    """The host of the address; :class:`SettingsError` for what cannot be used."""
+    problems = []
+    host = None
+    try:
+        url = urlsplit(base_url)
+        if url.scheme in ("http", "https") and url.username is None and url.port != 0:
+            host = url.hostname
+    except ValueError:
+        pass
+    if not host:
+        problems.append("ODOO_BASE_URL must look like https://odoo.example.com, without user name and password")
+    # a byte that HTTP forbids in a header would end up, with the whole header, in an error text
+    if not _is_header_value(api_key.get_secret_value()) or " " in api_key.get_secret_value():
+        problems.append("ODOO_API_KEY may hold printable ASCII characters only, and no spaces")
+    if database is not None and not _is_header_value(database):
+        problems.append("ODOO_DATABASE may hold printable ASCII characters only, and no spaces around them")
+    if problems or not host:
+        raise SettingsError(problems)
+    return host
+
+
+def _is_header_value(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
+
+
+def _headers(api_key: Secret, database: str | None) -> dict[str, str]:
+    headers = {
+        "Authorization": f"Bearer {api_key.get_secret_value()}",
+        "Content-Type": "application/json",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"iiot-appliance/{__version__}",
+    }
+    return headers if database is None else {**headers, "X-Odoo-Database": database}
+
+
+def _trusted_authorities(base_url: str) -> ssl.SSLContext:
+    """The well-known authorities, and those that this machine's administrator has added."""
+    if base_url.startswith("http:"):
+        return ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # never used; it trusts nobody, and reading the others takes time
+    context = httpx.create_ssl_context()
+    context.load_default_certs()
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
