@@ -1,0 +1,261 @@
+"""The pump: what waits in the buffer goes to Odoo, one batch at a time, until Odoo has answered for every message.
+
+Exactly once needs little of it: the keys ``(epoch, seq)`` come from the buffer and never change, a message is settled
+only after Odoo's answer for it, and Odoo answers a repeat with ``duplicate``. Being stopped at any moment is therefore
+harmless. The rest of this module is about not being held up (contract, "Retry rules").
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from appliance.contract.odoo import BatchResult, encode_batch, encode_message
+from appliance.contract.times import Clock
+from appliance.errors import (
+    OdooAlarmError,
+    OdooRefusedError,
+    OdooTooLargeError,
+    OdooUnavailableError,
+    StoreUnavailableError,
+)
+from appliance.store.buffer import Buffer, Rejection
+from appliance.uplink.client import OdooClient
+from appliance.uplink.lanes import Lane
+from appliance.uplink.retry import Backoff
+from appliance.uplink.schedule import Schedule
+from appliance.uplink.sizes import BatchSize
+from appliance.uplink.state import Journal, UplinkState
+from appliance.uplink.verdicts import Suspects, outcome
+
+STORE_RETRY_S = 1.0
+BATCH_HEAD_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PumpLimits:
+    """How much is sent at a time, and how patient the pump is."""
+
+    batch_messages: int = 500
+    batch_bytes: int = 1_000_000
+    """Largest body; below what proxies allow by default (1 MiB). A single larger message is sent all the same."""
+    gather_s: float = 0.1
+    """At most one small batch in this time: a request costs Odoo as much as dozens of readings."""
+    live_age_s: float = 30.0
+    """What was received longer ago is marked as backlog."""
+    alarm_probe_s: float = 60.0
+    backoff_base_s: float = 1.0
+    backoff_cap_s: float = 60.0
+    """For messages that are sent again; for requests see :class:`appliance.uplink.retry.Breaker`."""
+    tries: int = 3
+    """A message that Odoo refuses, alone in its batch, so many times is parked."""
+    failures_alone: int = 3
+    """A message that gets no usable answer, alone in its batch, so many times lets others go first."""
+    refusals_in_a_row: int = 300
+    """So many refusals with nothing accepted in between are not the messages' fault: alarm, park no more."""
+
+
+class Pump:
+    """Sends what waits. :meth:`run` is a task that its owner cancels; :meth:`state` may be asked at any time."""
+
+    def __init__(
+        self,
+        *,
+        buffer: Buffer,
+        client: OdooClient,
+        gateway_uid: str,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        limits: PumpLimits | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._buffer = buffer
+        self._client = client
+        self._breaker = client.breaker
+        self._gateway_uid = gateway_uid
+        self._clock = clock or Clock()
+        self._limits = limits = limits or PumpLimits()
+        self._sleep = sleep
+        backoff = Backoff(random=random, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s)
+        self._schedule = Schedule(buffer=buffer, clock=self._clock, backoff=backoff, sleep=sleep)
+        self._size = BatchSize(messages=limits.batch_messages, body_bytes=limits.batch_bytes, clock=self._clock)
+        self._suspects = Suspects(tries=limits.tries, in_a_row=limits.refusals_in_a_row)
+        self._journal = Journal(clock=self._clock)
+        self._last_post_at = float("-inf")
+        self._alarm_until = float("-inf")
+
+    def state(self) -> UplinkState:
+        """What to tell people and programs."""
+        wait_s = max(self._breaker.delay_s(), self._alarm_until - self._clock.monotonic())
+        return self._journal.state(
+            breaker=self._breaker.state,
+            consecutive_failures=self._breaker.failures,
+            next_attempt_in_s=wait_s if wait_s > 0 else None,
+            left_behind=self._schedule.left_behind,
+        )
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            lane = self._schedule.choose()
+            if lane is None:
+                await self._schedule.idle()
+                continue
+            pause_s = self._pause_s(lane)
+            if pause_s > 0:
+                await self._sleep(pause_s)
+            elif lane.pieces or await self._fill(lane):
+                self._schedule.serve(lane)
+                await self._send(lane)
+
+    def _pause_s(self, lane: Lane) -> float:
+        now = self._clock.monotonic()
+        pause_s = max(self._breaker.delay_s(), self._alarm_until - now)
+        if self._schedule.may_gather(lane, self._size.messages):
+            pause_s = max(pause_s, self._last_post_at + self._limits.gather_s - now)
+        return pause_s
+
+    async def _fill(self, lane: Lane) -> bool:
+        try:
+            return await self._schedule.fill(
+                lane, limit=self._size.messages, max_bytes=self._size.body_bytes, alone=self._suspects.seqs
+            )
+        except StoreUnavailableError as error:
+            self._journal.trouble(f"the store cannot be read: {error}")
+            await self._sleep(STORE_RETRY_S)
+            return False
+
+    async def _send(self, lane: Lane) -> None:
+        self._schedule.leave(lane, lane.drop_stuck())
+        if not lane.pieces:
+            return
+        body = self._body(lane)
+        try:
+            self._breaker.begin()
+        except OdooUnavailableError:
+            return  # somebody else's probe is under way; the breaker says how long to wait
+        self._last_post_at = self._clock.monotonic()
+        try:
+            result = await self._client.post_batch(body)
+        except OdooUnavailableError as error:
+            self._breaker.failed(error.retry_after_s)
+            self._unanswered(lane, str(error))
+        except OdooTooLargeError as error:
+            await self._too_large(lane, len(body), error)
+        except OdooRefusedError as error:
+            await self._refused(lane, error)
+        except OdooAlarmError as error:
+            self._breaker.succeeded()
+            self._alarm(str(error))
+            lane.split(1)  # a probe once a minute, for days perhaps, should be small
+        except BaseException:
+            self._breaker.released()
+            raise
+        else:
+            self._breaker.succeeded()
+            await self._answered(lane, len(body), result)
+
+    def _body(self, lane: Lane) -> bytes:
+        """The lane's next piece as a request; a piece that is too long is split."""
+        oldest_live_ms = self._clock.now_ms() - int(self._limits.live_age_s * 1000)
+        messages: list[bytes] = []
+        room = self._size.body_bytes - BATCH_HEAD_BYTES
+        for message in lane.pieces[-1]:
+            encoded = encode_message(message, "live" if message.received_at_ms >= oldest_live_ms else "backlog")
+            room -= len(encoded) + 1
+            if room < 0 and messages:
+                lane.split(len(messages))
+                break
+            messages.append(encoded)
+        return encode_batch(
+            gateway=self._gateway_uid, epoch=lane.epoch, floor=lane.floor, settled=lane.settled, messages=messages
+        )
+
+    async def _answered(self, lane: Lane, body_bytes: int, result: BatchResult) -> None:
+        piece = lane.pieces[-1]
+        verdict = outcome(piece, result)
+        accepted = bool(verdict.done or verdict.parked)
+        self._journal.answered()
+        self._alarm_until = float("-inf")
+        self._size.accepted(len(piece), body_bytes)
+        if accepted:
+            await self._settle(verdict.done, verdict.parked)
+        self._suspects.answered(accepted=accepted)
+        self._schedule.answered(lane, accepted=accepted)
+        lane.drop()
+        self._schedule.leave(lane, verdict.left)
+
+    async def _settle(self, done: Sequence[int], parked: Sequence[Rejection]) -> None:
+        """Tell the buffer. As long as it cannot commit nothing else is sent: what for, if it cannot be remembered."""
+        while True:
+            try:
+                await self._buffer.settle(done, parked)
+                break
+            except StoreUnavailableError as error:
+                self._journal.trouble(f"the store cannot be written: {error}")
+                await self._sleep(STORE_RETRY_S)
+        self._suspects.forget([*done, *(rejection.seq for rejection in parked)])
+        self._journal.settled(len(done), parked)
+
+    # --- trouble ---------------------------------------------------------------------------------------------
+
+    def _unanswered(self, lane: Lane, text: str) -> None:
+        piece = lane.pieces[-1]
+        self._journal.unreachable(text)
+        self._size.failed(len(piece))
+        if len(piece) > 1:
+            lane.split(len(piece) // 2)
+            return
+        lane.failures += 1
+        if lane.failures >= self._limits.failures_alone:
+            self._schedule.leave(lane, lane.drop())
+
+    async def _too_large(self, lane: Lane, body_bytes: int, error: OdooTooLargeError) -> None:
+        piece = lane.pieces[-1]
+        self._size.too_large(body_bytes, certain=error.certain)
+        if len(piece) > 1:
+            self._breaker.released()
+            self._journal.trouble(str(error))
+            lane.split(len(piece) // 2)
+        elif error.certain:
+            self._breaker.succeeded()
+            # whether the message is at fault or a limit somewhere shows when others pass
+            await self._culprit(lane, "too_large", str(error), needs_proof=True)
+        else:
+            self._breaker.failed()
+            self._unanswered(lane, str(error))
+
+    async def _refused(self, lane: Lane, error: OdooRefusedError) -> None:
+        text = f"Odoo refuses a request ({error.status} {error.code}: {error})"
+        if error.status == 409:
+            self._breaker.failed()
+            self._unanswered(lane, f"Odoo knows less than it once confirmed, was it restored from a backup? {text}")
+            return
+        self._breaker.succeeded()
+        self._journal.trouble(text)
+        piece = lane.pieces[-1]
+        if len(piece) > 1:
+            lane.split(len(piece) // 2)
+        else:
+            await self._culprit(lane, error.code, str(error), needs_proof=False)
+
+    async def _culprit(self, lane: Lane, code: str, text: str, *, needs_proof: bool) -> None:
+        """A message was refused alone: it is tried again later, and parked in the end."""
+        message = lane.pieces[-1][0]
+        verdict = self._suspects.refused(message.seq, needs_proof=needs_proof)
+        if verdict == "alarm":
+            self._alarm(f"Odoo refuses every message ({code}: {text})")
+            self._schedule.leave(lane, lane.drop_all())
+            return
+        if verdict == "park":
+            await self._settle((), [Rejection(message.seq, code, text)])
+            self._schedule.answered(lane, accepted=True)
+            lane.drop()
+        else:
+            self._schedule.leave(lane, lane.drop())
+
+    def _alarm(self, text: str) -> None:
+        self._journal.alarm(text)
+        self._alarm_until = self._clock.monotonic() + self._limits.alarm_probe_s
