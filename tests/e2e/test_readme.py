@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import ROOT
 from tests.e2e.harness import API_KEY, Appliance, OdooStandIn
 from tests.readme import examples
 
@@ -169,3 +171,13 @@ async def test_the_same_device_in_python(stack: tuple[OdooStandIn, SecureApplian
     async with httpx.AsyncClient(verify=False, headers={"X-API-Key": API_KEY}) as client:
         status = (await client.get(f"{box.url}/api/v1/command/{sent['command_id']}")).json()
     assert status["state"] == "done"
+
+
+async def test_the_readme_lists_every_route(stack: tuple[OdooStandIn, SecureAppliance, Reader]) -> None:
+    _, box, _ = stack
+    async with httpx.AsyncClient(verify=False) as client:
+        served = (await client.get(box.url)).json()["endpoints"]
+    rows = re.findall(r"^\| `([A-Z]+) (/\S*)` \| (yes|no) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {(method, path, key == "yes") for method, path, key in rows} == {
+        (route["method"], route["path"], route["key"]) for route in served
+    }
