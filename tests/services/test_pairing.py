@@ -301,6 +301,15 @@ async def test_a_new_token_counts_the_generation_up_and_the_earlier_secret_lasts
     assert secret(await box.ask(token="T-2", request_id="r2")) == second
 
 
+async def test_a_repeat_gets_its_own_secret_also_when_a_newer_one_waits_for_its_first_login(
+    box: Box, odoo: OdooSource
+) -> None:
+    first = secret(await box.ask())
+    odoo.issue("T-2", "SN-1", "press-07")
+    assert secret(await box.ask(token="T-2", request_id="r2")) != first
+    assert secret(await box.ask()) == first
+
+
 async def test_a_device_id_that_odoo_gives_to_another_serial_number_leaves_the_old_one_outside(
     box: Box, odoo: OdooSource
 ) -> None:
