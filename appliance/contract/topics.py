@@ -11,6 +11,8 @@ SERIAL_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 PLACEHOLDER = "{device}"
 TEST_PREFIX = "test/"
 """Viewers may publish and subscribe below this, so that an installer can try the connection."""
+FENCE_TOPIC = "$appliance/fence"
+"""Inside the embedded broker alone: what has come out here tells that all before it has come out too."""
 
 _device_id = re.compile(DEVICE_ID_PATTERN).fullmatch
 _serial = re.compile(SERIAL_PATTERN).fullmatch
