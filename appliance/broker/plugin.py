@@ -17,8 +17,10 @@ from amqtt.contexts import BaseContext
 from amqtt.plugins.base import BaseAuthPlugin
 from amqtt.session import Session
 
+from appliance.broker.filter_tree import FilterTree
 from appliance.broker.frames import BAD_CLIENT_ID, BAD_CREDENTIALS, NOT_AUTHORIZED, Connect
 from appliance.contract.topics import (
+    PLACEHOLDER,
     TEST_PREFIX,
     TopicTemplates,
     filter_matches,
@@ -94,11 +96,13 @@ Verdict = DeviceLogin | UnpairedLogin | ViewerLogin | Refusal
 class Route:
     """One topic that a device may publish to, and who takes what it publishes there."""
 
-    __slots__ = ("accept", "topic", "watched", "watched_version")
+    __slots__ = ("accept", "topic", "visible", "watched", "watched_version")
 
-    def __init__(self, topic: str, accept: Interceptor) -> None:
+    def __init__(self, topic: str, accept: Interceptor, *, visible: bool) -> None:
         self.topic = topic
         self.accept = accept
+        self.visible = visible
+        """Whether viewers may see what is published here: telemetry, and nothing else."""
         self.watched = False
         self.watched_version = -1
 
@@ -116,8 +120,12 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
         super().__init__(context)
         self.rights: Rights = self.config.rights
         self.watch_version = 0
-        """Counted up whenever a viewer's subscriptions change."""
-        self._watched_filters: frozenset[str] = frozenset()
+        """Counted up whenever the set of filters changes that attached clients hold."""
+        self._watched = FilterTree()
+        self._telemetry_filters: frozenset[str] | None = None
+        registry = self.rights.registry
+        registry.changed.append(self._devices_changed)
+        registry.removed.append(self._devices_changed)
 
     async def authenticate(self, *, session: Session) -> bool:
         """amqtt's question. Only the listener attaches sessions, and it has asked :meth:`identify` before.
@@ -167,7 +175,7 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
         """The topics this device may publish to, as they stand in the packet."""
         topics, to = device.topics, self.rights.interceptors
         return {
-            topic.encode(): Route(topic, accept)
+            topic.encode(): Route(topic, accept, visible=topic == topics.telemetry)
             for topic, accept in (
                 (topics.telemetry, to.telemetry),
                 (topics.command_response, to.command_response),
@@ -187,9 +195,23 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
         """Viewers subscribe to telemetry of all devices, and below ``test/``."""
         if filters_overlap(topic_filter, TEST_PREFIX + "#"):
             return True
-        if filters_overlap(topic_filter, self.rights.templates.telemetry.replace("{device}", "+")):
-            return True
-        return any(filter_matches(topic_filter, device.topics.telemetry) for device in self.rights.registry.all())
+        return any(filters_overlap(topic_filter, each) for each in self._telemetry())
+
+    def viewer_may_receive(self, topic: str) -> bool:
+        """The other side of :meth:`viewer_may_subscribe`: a wide filter shows nothing more than a narrow one."""
+        return topic.startswith(TEST_PREFIX) or any(filter_matches(each, topic) for each in self._telemetry())
+
+    def _telemetry(self) -> frozenset[str]:
+        """Filters for the telemetry of all devices, few where they share templates; worked out when they change."""
+        if self._telemetry_filters is None:
+            self._telemetry_filters = frozenset(
+                "/".join("+" if level == device.device_id else level for level in device.topics.telemetry.split("/"))
+                for device in self.rights.registry.all()
+            ) | {self.rights.templates.telemetry.replace(PLACEHOLDER, "+")}
+        return self._telemetry_filters
+
+    def _devices_changed(self, _: Device) -> None:
+        self._telemetry_filters = None
 
     @staticmethod
     def viewer_may_publish(topic: str) -> bool:
@@ -199,15 +221,25 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
     # --- fan-out ---------------------------------------------------------------------------------------------
 
     def watch(self, filters: Iterable[str]) -> None:
-        """The filters that attached clients hold now."""
-        self._watched_filters = frozenset(filters)
-        self.watch_version += 1
+        """An attached client holds these filters from now on."""
+        if sum([self._watched.add(each) for each in filters]):
+            self.watch_version += 1
+
+    def unwatch(self, filters: Iterable[str]) -> None:
+        """An attached client no longer holds these filters."""
+        if sum([self._watched.discard(each) for each in filters]):
+            self.watch_version += 1
+
+    @property
+    def watched_filters(self) -> int:
+        """Distinct filters that attached clients hold."""
+        return len(self._watched)
 
     def is_watched(self, route: Route) -> bool:
-        """Whether an attached client's subscription matches the route's topic; remembered until they change."""
+        """Whether an attached client is to see what is published here; remembered until subscriptions change."""
         if route.watched_version != self.watch_version:
             route.watched_version = self.watch_version
-            route.watched = any(filter_matches(each, route.topic) for each in self._watched_filters)
+            route.watched = route.visible and self._watched.matches(route.topic)
         return route.watched
 
 
