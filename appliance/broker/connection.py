@@ -135,7 +135,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self.writing_paused = False
-        self.resume_reading()
+        if self.session is not None:
+            self.session.writable()
+        else:
+            self.resume_reading()
 
     # --- for sessions and the listener -----------------------------------------------------------------------
 

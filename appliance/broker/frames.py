@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -197,6 +198,21 @@ def parse_packet_id(data: bytes, start: int, end: int) -> int:
     if end - start != 2:
         raise ProtocolError("an acknowledgement of a wrong length")
     return data[start] << 8 | data[start + 1]
+
+
+def split(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """First byte, start and end of the body of each packet in ``data``, which holds whole and proper packets only."""
+    position = 0
+    while position < len(data):
+        header, length, shift = data[position], 0, 0
+        more = True
+        while more:
+            position += 1
+            length |= (data[position] & 0x7F) << shift
+            shift += 7
+            more = data[position] > 0x7F
+        start, position = position + 1, position + 1 + length
+        yield header, start, position
 
 
 # --- what clients get ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.broker import frames
+from appliance.broker.attached import AttachedSession
 from appliance.broker.connection import Connection
 from appliance.broker.frames import Connect, ProtocolError, Will
 from appliance.broker.plugin import (
@@ -82,8 +83,8 @@ class Hooks:
     """A device has subscribed to its commands."""
     gone: Callable[[str], None]
     """A device's connection has ended."""
-    fan_out: Callable[[str, bytes], None] = lambda topic, payload: None
-    """A committed publish that an attached client has subscribed to: topic, payload."""
+    fan_out: Callable[[str, bytes, int], None] = lambda topic, payload, qos: None
+    """A committed publish that an attached client has subscribed to: topic, payload, QoS."""
 
 
 class Listener:
@@ -98,7 +99,7 @@ class Listener:
         presence: PresenceService,
         clock: Clock,
         limits: Limits,
-        attach: Callable[[Connection, Connect, ViewerLogin], Session] | None = None,
+        attach: Callable[[Connection, Connect, ViewerLogin], AttachedSession] | None = None,
     ) -> None:
         self.clock = clock
         self.limits = limits
@@ -272,9 +273,10 @@ class Listener:
     def _viewer_login(self, connection: Connection, connect: Connect, login: ViewerLogin) -> None:
         if self._attach is None:
             raise ProtocolError("viewers are not served")
-        self._viewers += 1
         session = self._attach(connection, connect, login)
-        connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=None)
+        self._viewers += 1
+        will = connect.will if connect.will is not None and session.permits_will(connect.will) else None
+        connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
 
     def closed(self, connection: Connection, session: Session | None, will: Will | None, reason: str) -> None:
         """A connection has ended, its socket may still be writing its last bytes."""
@@ -286,8 +288,10 @@ class Listener:
             route = session.route(will.topic) if will is not None else None
             if will is not None and route is not None:
                 route.accept(session.device_id, will.payload, self.clock.now_ms(), None)
-        elif session is not None and not isinstance(session, UnpairedSession):
+        elif isinstance(session, AttachedSession):
             self._viewers -= 1
+            if will is not None:
+                session.publish_will(will)
         elif session is None and self._quiet.allow(connection.address):
             log.info("connection from %s ended before its login: %s", connection.address, reason)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from amqtt.broker import Broker
 
+from appliance.broker.adapters import EXTERNAL_LISTENER
+from appliance.broker.attached import AttachedClients, AttachedLimits
+from appliance.broker.fan_out import FanOut
 from appliance.broker.listener import Endpoint, Hooks, Limits, Listener
 from appliance.broker.plugin import InterceptPlugin, Rights, plugin_configuration
 from appliance.contract.times import Clock
 from appliance.services.presence import PresenceService
 
 log = logging.getLogger(__name__)
-
-EXTERNAL_LISTENER = "default"
-SESSION_EXPIRY_S = 24 * 3600
 
 
 class EmbeddedBroker:
@@ -31,35 +32,62 @@ class EmbeddedBroker:
         clock: Clock,
         limits: Limits,
         endpoints: Sequence[Endpoint],
+        attached: AttachedLimits | None = None,
         plugins: dict[str, object] | None = None,
     ) -> None:
+        attached = replace(attached or AttachedLimits(), payload_bytes=limits.payload_bytes)
         self._endpoints = endpoints
         self.amqtt = Broker(
             {
                 # the listener attaches clients itself; amqtt opens no socket
                 "listeners": {EXTERNAL_LISTENER: {"type": "external", "bind": "external"}},
                 "plugins": plugin_configuration(rights) if plugins is None else plugins,
-                "session_expiry_interval": SESSION_EXPIRY_S,
+                # nothing of amqtt's outlives a connection: what has to is kept in front of it, bounded
+                "session_expiry_interval": 0,
             }
         )
         self.plugin = next(
             (each for each in self.amqtt.plugins_manager.plugins if isinstance(each, InterceptPlugin)), None
         )
-        self.listener = Listener(plugin=self.plugin, hooks=hooks, presence=presence, clock=clock, limits=limits)
+        self.fan_out = FanOut(
+            amqtt=self.amqtt, most_messages=attached.fan_out_messages, most_bytes=attached.fan_out_bytes
+        )
+        self.attached: AttachedClients | None = None
+        if self.plugin is not None:
+            self.attached = AttachedClients(amqtt=self.amqtt, plugin=self.plugin, fan_out=self.fan_out, limits=attached)
+        self.listener = Listener(
+            plugin=self.plugin,
+            hooks=replace(hooks, fan_out=self.fan_out.offer),
+            presence=presence,
+            clock=clock,
+            limits=limits,
+            attach=self.attached.attach if self.attached is not None else None,
+        )
         self.ports: list[int] = []
 
     async def start(self) -> None:
         """Start amqtt, then listen; :attr:`ports` are those of the endpoints. ``OSError`` if a port cannot be had."""
         await self.amqtt.start()
-        self.ports = await self.listener.start(self._endpoints)
+        try:
+            if self.plugin is not None:
+                await self.fan_out.start()
+            self.ports = await self.listener.start(self._endpoints)
+        except BaseException:
+            await self.stop()
+            raise
 
     async def run(self) -> None:
         """What has to be done while it serves, until cancelled."""
-        await self.listener.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.listener.run(), name="listener")
+            tasks.create_task(self.fan_out.run(), name="fan-out")
 
     async def stop(self) -> None:
-        """Close every connection and end amqtt."""
+        """Close every connection and end amqtt; after :meth:`run` has ended."""
         await self.listener.stop()
+        if self.attached is not None:
+            await self.attached.stop()
+        await self.fan_out.stop()
         try:
             await self.amqtt.shutdown()
         except asyncio.CancelledError:

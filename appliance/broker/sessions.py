@@ -39,12 +39,12 @@ class Receipt:
 
     __slots__ = ("ack", "echo", "session", "size")
 
-    def __init__(self, session: NativeSession, ack: bytes, size: int, echo: tuple[str, bytes] | None) -> None:
+    def __init__(self, session: NativeSession, ack: bytes, size: int, echo: tuple[str, bytes, int] | None) -> None:
         self.session = session
         self.ack = ack
         self.size = size
         self.echo = echo
-        """Topic and payload for attached clients, where one of them has subscribed to it."""
+        """Topic, payload and QoS for attached clients, where one of them has subscribed to it."""
 
 
 class Session(ABC):
@@ -60,6 +60,10 @@ class Session(ABC):
     @abstractmethod
     def lost(self, reason: str, *, graceful: bool) -> None:
         """The connection has ended; ``graceful`` if the client sent DISCONNECT."""
+
+    def writable(self) -> None:
+        """The client reads again what it is sent."""
+        self.connection.resume_reading()
 
 
 def check_flags(header: int, start: int, end: int) -> int:
@@ -167,7 +171,7 @@ class NativeSession(Session):
         payload = data[body:end]
         if len(payload) > self._listener.limits.payload_bytes:
             raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
-        echo = (route.topic, payload) if self._listener.is_watched(route) else None
+        echo = (route.topic, payload, qos) if self._listener.is_watched(route) else None
         receipt = Receipt(self, ack, len(payload), echo)
         self.unacked += 1
         self._unacked_bytes += len(payload)

@@ -1,0 +1,210 @@
+"""The way into amqtt: what attached clients are to see, in bounded memory and at amqtt's pace.
+
+amqtt's own queue has no bound, so this one hands over a hundred messages, then a fence: a message that a session of our
+own has subscribed to. The next hundred go when the fence has come out at the other end.
+
+Every message carries an envelope through amqtt: a running number and the publisher's QoS. amqtt sends one copy for each
+matching filter, with the QoS of the filter; by the envelope an attached client gets the message once, with the lower of
+the publisher's QoS and its own (§3.3.5, §3.8.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from amqtt.broker import Broker
+
+from appliance.broker.adapters import Attachment
+from appliance.contract.topics import FENCE_TOPIC
+
+log = logging.getLogger(__name__)
+
+BATCH_MESSAGES = 100
+BATCH_BYTES = 1 << 20
+FENCE_WITHIN_S = 10.0
+"""After which a fence that has not come out is logged. Waiting goes on: more messages would only make it worse."""
+START_WITHIN_S = 30.0
+MOST_PAUSE_S = 0.25
+MOST_PUBLISHED = 5000
+MOST_PUBLISHED_BYTES = 32 << 20
+
+_ENVELOPE = struct.Struct("!QB")
+
+
+def wrap(number: int, qos: int, payload: bytes) -> bytes:
+    """A payload in its envelope."""
+    return _ENVELOPE.pack(number, qos) + payload
+
+
+def unwrap(data: bytes) -> tuple[int, int, bytes]:
+    """Running number, publisher's QoS and payload."""
+    number, qos = _ENVELOPE.unpack_from(data)
+    return number, qos, data[_ENVELOPE.size :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    topic: str
+    payload: bytes
+    qos: int
+    taken: Callable[[], None] | None = None
+
+
+class FanOut:
+    """Two queues that take turns: what devices published (droppable), and what attached clients published.
+
+    :meth:`run` drains them. It pauses as long as each batch took, so that those who look on never take more than half
+    of the event loop from those who are being looked at.
+    """
+
+    def __init__(self, *, amqtt: Broker, most_messages: int, most_bytes: int) -> None:
+        self.dropped = 0
+        """Messages of devices that had to make room, and messages of clients that found none."""
+        self.stalled = False
+        """Whether a fence is overdue: amqtt does not keep up, or does not work."""
+        self._amqtt = amqtt
+        self._most_messages = most_messages
+        self._most_bytes = most_bytes
+        self._loop = asyncio.get_running_loop()
+        self._readings: deque[_Waiting] = deque()
+        self._readings_bytes = 0
+        self._published: deque[_Waiting] = deque()
+        self._published_bytes = 0
+        self._work = asyncio.Event()
+        self._number = 0
+        self._fence_reached = asyncio.Event()
+        self._probe: Attachment | None = None
+        self._probes = 0
+
+    def __len__(self) -> int:
+        """Messages that wait."""
+        return len(self._readings) + len(self._published)
+
+    # --- from the listener and its sessions ------------------------------------------------------------------
+
+    def offer(self, topic: str, payload: bytes, qos: int) -> None:
+        """A device's reading, already stored. Where there is no room, the oldest one goes."""
+        self._readings.append(_Waiting(topic, payload, qos))
+        self._readings_bytes += len(payload)
+        while len(self._readings) > self._most_messages or self._readings_bytes > self._most_bytes:
+            self._readings_bytes -= len(self._readings.popleft().payload)
+            self.dropped += 1
+        self._work.set()
+
+    def publish(self, topic: str, payload: bytes, qos: int, taken: Callable[[], None]) -> None:
+        """A client's message. ``taken`` is called when it has left the queue, so that the client can be held up;
+        the bound of all clients together is beyond what well-behaved sessions reach."""
+        if len(self._published) >= MOST_PUBLISHED or self._published_bytes + len(payload) > MOST_PUBLISHED_BYTES:
+            self.dropped += 1
+            self._loop.call_soon(taken)
+            return
+        self._published.append(_Waiting(topic, payload, qos, taken))
+        self._published_bytes += len(payload)
+        self._work.set()
+
+    # --- at work ---------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Attach the session that sees the fences. ``TimeoutError`` if amqtt does not answer."""
+        self._probes += 1
+        answered = asyncio.Event()
+        self._probe = Attachment(
+            amqtt=self._amqtt,
+            client_id=f"appliance/fence/{self._probes}",
+            address="127.0.0.1",
+            on_publish=self._at_fence,
+            on_end=self._probe_lost,
+        )
+        self._probe.subscribe([FENCE_TOPIC], lambda codes: answered.set())
+        try:
+            async with asyncio.timeout(START_WITHIN_S):
+                await answered.wait()
+        except TimeoutError:
+            self._probe_lost()
+            raise
+
+    async def run(self) -> None:
+        """Hand over what waits, until cancelled."""
+        while True:
+            await self._work.wait()
+            began = self._loop.time()
+            await self._hand_over()
+            await self._fence()
+            if not self._readings and not self._published:
+                self._work.clear()
+            await asyncio.sleep(min(self._loop.time() - began, MOST_PAUSE_S))
+
+    async def stop(self) -> None:
+        """Detach from amqtt; after :meth:`run` has ended."""
+        if self._probe is not None:
+            self._probe.detach()
+            await self._probe.ended()
+
+    async def _hand_over(self) -> None:
+        size = 0
+        for turn in range(BATCH_MESSAGES):
+            waiting = self._next(published_first=turn % 2 == 0) if size < BATCH_BYTES else None
+            if waiting is None:
+                return
+            size += len(waiting.payload)
+            await self._broadcast(waiting.topic, waiting.payload, waiting.qos)
+            if waiting.taken is not None:
+                self._loop.call_soon(waiting.taken)
+
+    def _next(self, *, published_first: bool) -> _Waiting | None:
+        if self._published and (published_first or not self._readings):
+            waiting = self._published.popleft()
+            self._published_bytes -= len(waiting.payload)
+            return waiting
+        if self._readings:
+            waiting = self._readings.popleft()
+            self._readings_bytes -= len(waiting.payload)
+            return waiting
+        return None
+
+    async def _broadcast(self, topic: str, payload: bytes, qos: int) -> None:
+        self._number += 1
+        # QoS 0 inside amqtt: it would wait for acknowledgements, and forget after 5 s
+        await self._amqtt.internal_message_broadcast(topic, wrap(self._number, qos, payload), 0)
+
+    # --- the fence -------------------------------------------------------------------------------------------
+
+    async def _fence(self) -> None:
+        """Wait until amqtt has passed on all that it was given."""
+        self._fence_reached.clear()
+        await self._broadcast(FENCE_TOPIC, b"", 0)
+        while not await self._is_reached():
+            if self._probe is None:
+                with suppress(TimeoutError):
+                    await self.start()
+                await self._broadcast(FENCE_TOPIC, b"", 0)
+
+    async def _is_reached(self) -> bool:
+        try:
+            async with asyncio.timeout(FENCE_WITHIN_S):
+                await self._fence_reached.wait()
+        except TimeoutError:
+            if not self.stalled:
+                self.stalled = True
+                log.error("amqtt has not passed on a message for %d s; viewers see nothing", FENCE_WITHIN_S)
+            return False
+        if self.stalled:
+            self.stalled = False
+            log.warning("amqtt passes on messages again")
+        return True
+
+    def _at_fence(self, topic: str, data: bytes) -> None:
+        if unwrap(data)[0] == self._number:
+            self._fence_reached.set()
+
+    def _probe_lost(self) -> None:
+        probe, self._probe = self._probe, None
+        if probe is not None:
+            log.error("amqtt does not serve the appliance's own session")
+            probe.detach()
