@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
@@ -98,7 +99,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Percentiles of the acknowledgement time by third, and the account of all readings."""
     result: dict[str, Any] = {"devices": plan.devices, "rate": plan.rate, "third_s": plan.third_s}
-    for phase, begin, end in zip(PHASES, borders, borders[1:], strict=True):
+    for phase, (begin, end) in zip(PHASES, pairwise(borders), strict=True):
         times = [
             1000 * (ack.acknowledged_at - ack.sent_at)
             for device in devices

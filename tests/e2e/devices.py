@@ -106,7 +106,9 @@ class Session(asyncio.Protocol):
             raise WireError(f"unexpected answer {first:#x} {body.hex()}")
 
     def publish(self, message: Outgoing) -> None:
-        """Send a message with a packet id that is not in flight."""
+        """Send a message with a packet id that is not in flight; on a lost connection nothing happens."""
+        if self.transport.is_closing():
+            return
         while True:
             self._last_id = self._last_id % LAST_ID + 1
             if self._last_id not in self._in_flight:
