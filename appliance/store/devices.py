@@ -138,7 +138,9 @@ class DeviceRegistry:
     def _expand(self, config: DeviceConfig, serial: str, *, leaving: Collection[str] = ()) -> DeviceTopics:
         """The topics of a device; :class:`TopicsRefusedError` if they are invalid or another device's."""
         try:
-            topics = self._templates.replaced(config.topics).expand(config.device_id, serial)
+            # checking templates costs more than all else of loading a device, and most devices bring none
+            templates = self._templates.replaced(config.topics) if config.topics else self._templates
+            topics = templates.expand(config.device_id, serial)
         except ValueError as error:
             raise TopicsRefusedError(f"its topics cannot be used: {error}") from None
         conflict = self._topics.conflict(config.device_id, topics, leaving=leaving)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 
 from appliance.errors import CommandRefusedError, StoreUnavailableError
+from appliance.services.commands import CommandService
+from appliance.store.outbox import Outbox
 from tests.web.conftest import AUTHORIZED, World, problem
 
 SEND = "/api/v1/command/send"
@@ -80,3 +86,46 @@ async def test_a_store_that_cannot_commit_is_503_and_names_no_file(world: World,
     assert (response.status_code, problem(response)["code"]) == (503, "store_unavailable")
     assert "retry-after" in response.headers
     assert "/var/lib" not in response.text
+
+
+@pytest.fixture
+async def real(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    """The API in front of the real command service; no device is connected."""
+    commands = CommandService(outbox=Outbox(world.database), devices=world.registry, clock=world.clock)
+    running = asyncio.create_task(commands.run(), name="commands")
+    async with world.client(world.app(commands=commands)) as client:
+        yield client
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_the_real_service_takes_a_command_once_shows_it_and_cancels_it(real: httpx.AsyncClient) -> None:
+    body = {"device_id": "device001", "action": "reset", "params": {"delay": 5}, "command_id": "c-7"}
+    first = await real.post(SEND, json=body, headers=AUTHORIZED)
+    again = await real.post(SEND, json=body, headers=AUTHORIZED)
+    assert (first.status_code, first.json()) == (202, {"command_id": "c-7", "state": "queued"})
+    assert (again.status_code, again.json()) == (202, {"command_id": "c-7", "state": "queued"})
+    response = await real.post(SEND, json=body | {"action": "stop"}, headers=AUTHORIZED)
+    assert (response.status_code, problem(response)["code"]) == (409, "command_id_conflict")
+
+    device = (await real.get("/api/v1/device/device001/status", headers=AUTHORIZED)).json()
+    assert device["open_commands"] == 1
+    cancelled = (await real.delete("/api/v1/command/c-7", headers=AUTHORIZED)).json()
+    assert cancelled["state"] == "cancelled"
+    status = (await real.get("/api/v1/command/c-7", headers=AUTHORIZED)).json()
+    assert [event["state"] for event in status["history"]] == ["queued", "cancelled"]
+
+
+async def test_the_real_services_errors_are_problem_documents(world: World, real: httpx.AsyncClient) -> None:
+    for body, expected in [
+        ({"device_id": "nobody", "action": "reset"}, (404, "unknown_device")),
+        ({"device_id": "device001", "action": "x" * 70, "payload": "y" * 300_000}, (422, "command_too_large")),
+    ]:
+        response = await real.post(SEND, json=body, headers=AUTHORIZED)
+        assert (response.status_code, problem(response)["code"]) == expected
+    await world.registry.set_enabled("device001", False)
+    response = await real.post(SEND, json={"device_id": "device001", "action": "reset"}, headers=AUTHORIZED)
+    assert (response.status_code, problem(response)["code"]) == (409, "device_disabled")
+    response = await real.get("/api/v1/command/%00x", headers=AUTHORIZED)
+    assert (response.status_code, problem(response)["code"]) == (404, "unknown_command")
