@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any, Literal
@@ -76,6 +76,15 @@ class _OdooBody(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _without_unset(value: object, *, meaning_false: Collection[str]) -> object:
+    """Odoo writes an unset field as ``null`` or ``false``; both mean the default, but in fields that are booleans."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: item for key, item in value.items() if item is not None and (item is not False or key in meaning_false)
+    }
+
+
 class MessageResult(_OdooBody):
     """What Odoo did with one message."""
 
@@ -99,6 +108,11 @@ class AdvertisedAddress(_OdooBody):
     port: int | None = None
     tls: bool | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return _without_unset(value, meaning_false=("tls",))
+
 
 class DeviceConfig(_OdooBody):
     """What Odoo says of a device it has paired. ``topics`` holds templates by name, times are seconds."""
@@ -117,15 +131,8 @@ class DeviceConfig(_OdooBody):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, value: object) -> object:
-        """Odoo writes an unset field as ``null`` or ``false``; both mean the default."""
-        if isinstance(value, dict):
-            return {
-                key: item
-                for key, item in value.items()
-                if item is not None and not (item is False and key not in ("command_is_json", "command_add_id"))
-            }
-        return value
+    def _unset(cls, value: object) -> object:
+        return _without_unset(value, meaning_false=("command_is_json", "command_add_id"))
 
 
 class OdooProblem(_OdooBody):

@@ -45,18 +45,18 @@ class TopicTemplates:
             reason = template_error(name, template)
             if reason:
                 raise ValueError(f"{name} topic {template!r}: {reason}")
-        doubles = [name for name, template in self.items() if list(dict(self.items()).values()).count(template) > 1]
+        templates = [template for _, template in self.items()]
+        doubles = [name for name, template in self.items() if templates.count(template) > 1]
         if doubles:
             raise ValueError(f"topics must differ: {', '.join(doubles)} are the same")
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Name and template of each of the seven."""
-        return ((field.name, getattr(self, field.name)) for field in fields(self))
+        return ((name, getattr(self, name)) for name in TEMPLATE_NAMES)
 
     def replaced(self, overrides: Mapping[str, str]) -> TopicTemplates:
         """These templates with some replaced by a profile's own; unknown names are ignored, ``ValueError`` if bad."""
-        known = {field.name for field in fields(self)}
-        return replace(self, **{name: text for name, text in overrides.items() if name in known and text})
+        return replace(self, **{name: text for name, text in overrides.items() if name in TEMPLATE_NAMES and text})
 
     def expand(self, device_id: str, serial: str) -> DeviceTopics:
         """The topics of one device; the configuration answer goes by serial number, all else by device id."""
@@ -67,6 +67,10 @@ class TopicTemplates:
     def answer_topic(self, serial: str) -> str:
         """Where the configuration answer for this serial number goes."""
         return self.config_response.replace(PLACEHOLDER, serial)
+
+
+TEMPLATE_NAMES = tuple(field.name for field in fields(TopicTemplates))
+"""Of the seven, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
