@@ -48,6 +48,8 @@ log = logging.getLogger("appliance")
 
 MIB = 1 << 20
 STOP_HTTP_WITHIN_S = 3
+HTTP_CONNECTIONS = 512
+"""At a time; one more is answered 503."""
 GC_THRESHOLDS = (20_000, 20, 50)
 """Messages are short-lived and in no cycles: looking for cycles every 700 of them would be for nothing."""
 
@@ -282,6 +284,9 @@ class Appliance:
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                # addresses count in rate limits: only a proxy that is there on purpose may name another
+                proxy_headers=tls is None,
+                limit_concurrency=HTTP_CONNECTIONS,
                 timeout_graceful_shutdown=STOP_HTTP_WITHIN_S,
             )
         )
