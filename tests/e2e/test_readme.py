@@ -127,8 +127,9 @@ async def until_odoo_has(odoo: OdooStandIn, count: int) -> list[Any]:
 async def test_a_device_pairs_and_its_reading_reaches_odoo(
     stack: tuple[OdooStandIn, SecureAppliance, Reader], pair: str
 ) -> None:
-    odoo, _, reader = stack
-    assert "fingerprint=" in (await reader.type("trust")).lower()
+    odoo, box, reader = stack
+    fingerprint = (await reader.type("trust")).strip().partition("=")[2]
+    assert f"fingerprint is {fingerprint}\n" in box.log
     await reader.type(pair, "secret", "publish")
     assert reader.config()["status"] == "ok"
     assert [reading["temperature"] for reading in await until_odoo_has(odoo, 1)] == [71.3]
