@@ -7,9 +7,9 @@ import importlib
 import sys
 
 BENCHMARKS = {
-    "ingest": "messages per second and CPU per message, plain amqtt against the appliance (about 4 minutes)",
-    "idle": "memory and CPU with 1,000 connected devices that say nothing (30 s)",
-    "start": "time from exec to ready, with an empty buffer and with a million rows (30 s)",
+    "ingest": "messages per second and CPU per message, plain amqtt against the appliance (about 3 minutes)",
+    "idle": "memory and CPU with 1,000 connected devices that say nothing (half a minute)",
+    "start": "time from exec to ready, with an empty buffer and with a million rows (half a minute)",
     "outage": "acknowledgement times and completeness while Odoo is stopped for a third of 90 s",
 }
 

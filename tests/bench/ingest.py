@@ -40,8 +40,8 @@ class Plan(NamedTuple):
 
     cells: tuple[Cell, ...] = (Cell(50, 1), Cell(500, 1), Cell(50, 20), Cell(500, 20))
     rounds: int = 3
-    warm_up_s: float = 1.0
-    window_s: float = 4.0
+    warm_up_s: float = 1.5
+    window_s: float = 5.0
 
 
 QUICK = Plan(cells=(Cell(20, 1), Cell(20, 20)), rounds=1, warm_up_s=0.2, window_s=0.5)
