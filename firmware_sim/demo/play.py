@@ -50,24 +50,32 @@ def run(plan: Plan) -> int:
 
 
 async def _guarded(plan: Plan) -> int:
-    """Turn signals into the end of the demo; a second one does not disturb the cleaning up."""
-    task = asyncio.create_task(_play(plan), name="demo")
-    loop = asyncio.get_running_loop()
-    interrupted = False
+    """Signals end the play; what is cleaned up behind it, nothing interrupts."""
+    with tempfile.TemporaryDirectory(prefix="iiot-demo-", ignore_cleanup_errors=True) as folder:
+        async with AsyncExitStack() as stack:
+            demo = _Demo(plan, Stage(folder=Path(folder), stack=stack))
+            task = asyncio.create_task(demo.play(), name="demo")
+            _on_signals(task)
+            return await _outcome(task)
 
-    def interrupt() -> None:
-        nonlocal interrupted
-        if not interrupted:
-            interrupted = True
-            task.cancel()
+
+def _on_signals(task: asyncio.Task[int]) -> None:
+    """Cancel the task. Not by the loop's own handlers: those end with it, and then a Ctrl-C would be a traceback."""
+    loop = asyncio.get_running_loop()
+
+    def interrupt(_number: int, _frame: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed, it is all over
+            loop.call_soon_threadsafe(task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, interrupt)
+        signal.signal(number, interrupt)
+
+
+async def _outcome(task: asyncio.Task[int]) -> int:
+    """The exit status, and for people what it means."""
     try:
         return await task
     except asyncio.CancelledError:
-        if not interrupted:
-            raise
         with suppress(BrokenPipeError):
             tell("\nStopped.")
         return INTERRUPTED
@@ -78,12 +86,6 @@ async def _guarded(plan: Plan) -> int:
         # nobody reads on: the interpreter must not try to write at its end either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
-
-
-async def _play(plan: Plan) -> int:
-    with tempfile.TemporaryDirectory(prefix="iiot-demo-", ignore_cleanup_errors=True) as folder:
-        async with AsyncExitStack() as stack:
-            return await _Demo(plan, Stage(folder=Path(folder), stack=stack)).play()
 
 
 class _Demo:

@@ -36,17 +36,23 @@ class Verdict:
     def failures(self) -> list[str]:
         """Why this is no success, a sentence each; empty if it is one."""
         checks = (
-            (self.paired == self.devices, f"{self.devices - self.paired} devices were not paired"),
+            (self.paired == self.devices, f"devices that were not paired: {self.devices - self.paired}"),
             (self.published > 0, "nothing was published"),
             (self.in_odoo > 0, "nothing arrived in Odoo"),
-            (self.acknowledged == self.published, "not every published reading was acknowledged"),
-            (self.waiting == 0, f"{self.waiting} messages still wait on the appliance's disk"),
-            (self.parked == 0, f"{self.parked} messages were refused by Odoo and are parked"),
-            (self.lost == 0, f"{self.lost} acknowledged readings are not in Odoo"),
-            (self.duplicates == 0, f"{self.duplicates} readings are in Odoo more than once"),
-            (self.commands_sent >= self.devices, "not every device was sent a command"),
-            (self.commands_done == self.commands_sent, "not every command was answered"),
-            (self.complete, "a log reached its limit, so not everything could be compared"),
+            (
+                self.acknowledged == self.published,
+                f"readings published and not acknowledged: {self.published - self.acknowledged}",
+            ),
+            (self.waiting == 0, f"messages that still wait on the appliance's disk: {self.waiting}"),
+            (self.parked == 0, f"messages that Odoo refused and the appliance parked: {self.parked}"),
+            (self.lost == 0, f"readings acknowledged and not in Odoo: {self.lost}"),
+            (self.duplicates == 0, f"readings in Odoo more than once: {self.duplicates}"),
+            (self.commands_sent >= self.devices, f"commands sent: {self.commands_sent}, that is not one per device"),
+            (
+                self.commands_done == self.commands_sent,
+                f"commands not answered: {self.commands_sent - self.commands_done}",
+            ),
+            (self.complete, "a log reached its limit, so that not everything could be compared"),
         )
         return [sentence for good, sentence in checks if not good]
 

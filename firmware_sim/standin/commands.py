@@ -39,7 +39,13 @@ class Commands:
         try:
             trust = ssl.create_default_context(cadata=ca_pem) if ca_pem else True
             client = httpx.AsyncClient(
-                base_url=url, headers={"Authorization": f"Bearer {api_key}"}, verify=trust, timeout=10, trust_env=False
+                base_url=url,
+                headers={"Authorization": f"Bearer {api_key}"},
+                verify=trust,
+                timeout=10,
+                # as Odoo does it: a connection per call
+                limits=httpx.Limits(max_connections=20, max_keepalive_connections=0),
+                trust_env=False,
             )
         except (ssl.SSLError, httpx.InvalidURL, ValueError) as error:
             raise RefusalError(422, "bad_request", f"cannot be used: {error}") from None
