@@ -79,8 +79,8 @@ async def test_a_device_that_knows_a_fingerprint_pairs_publishes_and_stays_paire
 ) -> None:
     odoo, box = stack
     serial, token = await label(odoo)
-    authority = (box.data_folder / "tls" / "authority.pem").read_text()
-    fingerprint = trust.fingerprint(authority[: authority.index("-----END CERTIFICATE-----") + 25])
+    async with box.client() as client:
+        fingerprint = trust.fingerprint((await client.get("/ca.pem")).text)  # as the label would show it
     common = simulator(
         *("device", "--serial", serial, "--port", str(box.mqtt_tls_port), "--interval", "0.1"),
         *("--api", box.url, "--store", str(tmp_path / "flash.json"), "--fingerprint"),
