@@ -174,6 +174,8 @@ async def test_a_closed_door_refuses_connections_then_opens_again_and_control_st
                         await front.get("/sim/state")
                     except httpx.ConnectError:
                         break
+                    except httpx.TransportError:
+                        continue  # it was closing
             assert (await control.get("/sim/state")).json()["faults"][0]["kind"] == "refuse"
             await control.delete("/sim/faults")
             async with asyncio.timeout(10):
