@@ -48,7 +48,9 @@ async def time_to_ready(appliance: Appliance) -> float:
     """Start it, and stop it again; seconds from exec to ready."""
     await appliance.start()
     seconds = time.monotonic() - appliance.started_at
-    await appliance.stop()
+    status = await appliance.stop()
+    if status:
+        raise appliance.error(f"stopped with exit status {status}")
     return seconds
 
 

@@ -110,7 +110,9 @@ async def _kill_often(
             tasks.create_task(orders.send(random.choice(away).paired.device_id, expires_in_s=1), name="short command"),
         ]
         await asyncio.sleep(random.uniform(0, LOAD_S))
+        cut_off = sum(device.unacknowledged for device in here)
         appliance.kill()
+        assert cut_off > DEVICES, "hardly anything was in flight"
         if number % 4 == 3:  # now and then it does not even get as far as being ready
             appliance.spawn()
             await asyncio.sleep(random.uniform(0, 0.6))
