@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from starlette.routing import Route
 from appliance.contract.odoo import Kind, StoredMessage, encode_batch, encode_message
 from appliance.contract.times import Clock
 from firmware_sim.odoo import StandIn
+from firmware_sim.standin.faults import KINDS
+from tests.conftest import ROOT
 from tests.firmware_sim.stand_in import API_KEY, data_file, stand_in
 
 
@@ -342,3 +345,21 @@ async def test_a_command_sent_by_somebody_else_is_followed_too(side: Side) -> No
 async def test_without_an_appliance_no_command_is_taken(side: Side) -> None:
     answer = await side.http.post("/sim/commands", json={"device_id": "press-001", "action": "reset"})
     assert (answer.status_code, answer.json()["code"]) == (409, "no_appliance")
+
+
+# --- documentation --------------------------------------------------------------------------------------------
+
+
+def test_the_readme_lists_every_control_route_and_every_fault() -> None:
+    text = (ROOT / "firmware_sim" / "README.md").read_text()
+    listed = set(re.findall(r"^\| `([A-Z]+ /sim/[^`]*)` \|", text, re.MULTILINE))
+    routes = [route for route in StandIn(api_key=API_KEY).app.routes if isinstance(route, Route)]
+    served = {
+        f"{method} {route.path}"
+        for route in routes
+        for method in (route.methods or set()) - {"HEAD"}
+        if route.path.startswith("/sim/")
+    }
+    assert listed == served
+    faults = text[text.index("| fault |") :]
+    assert set(re.findall(r"^\| `(\w+)` \|", faults, re.MULTILINE)) == set(KINDS)
