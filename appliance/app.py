@@ -409,6 +409,7 @@ async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | Non
         )
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         if on_ready is not None:
             on_ready(appliance)
         await appliance.run()
