@@ -14,6 +14,7 @@ from appliance.contract.times import rfc3339
 from appliance.store.outbox import NewCommand, StoredCommand
 
 _DIGEST_BYTES = 16
+_canonical = json.JSONEncoder(sort_keys=True).encode
 
 
 def new_command_id(now_ms: int) -> str:
@@ -30,9 +31,9 @@ def request_digest(order: SendCommand) -> bytes:
     """
     payload = order.payload
     if isinstance(payload, (dict, list)):
-        payload = json.dumps(payload, sort_keys=True)
+        payload = _canonical(payload)
     parts = [order.device_id, order.action, order.params, payload, order.deliver]
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=_DIGEST_BYTES).digest()
+    return blake2b(_canonical(parts).encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def accepted(command: NewCommand | StoredCommand, *, created_at_ms: int) -> CommandStatus:

@@ -28,7 +28,7 @@ from appliance.services.command_status import accepted, full_status, new_command
 from appliance.services.delivery import Delivery, DeviceLookup, Transmit
 from appliance.services.lanes import OpenCommands
 from appliance.services.rendering import Renderer
-from appliance.services.steady import SteadyClock
+from appliance.services.steady import SteadyClock, machine_start
 from appliance.store import command_rules as rules
 from appliance.store.outbox import Moment, NewCommand, Outbox, Outcome, note_clock
 
@@ -58,6 +58,7 @@ class CommandService:
         clock: Clock,
         renderer: Renderer | None = None,
         new_id: Callable[[int], str] = new_command_id,
+        machine: int | None = None,
         max_open_per_device: int = MAX_OPEN_PER_DEVICE,
         max_open: int = MAX_OPEN,
         max_open_bytes: int = MAX_OPEN_BYTES,
@@ -75,7 +76,7 @@ class CommandService:
         self._keep_settled_ms = int(keep_settled_s * 1000)
         self._keep_settled = keep_settled
         self._wake = asyncio.Event()
-        self._steady = SteadyClock(clock)
+        self._steady = SteadyClock(clock, machine=machine_start() if machine is None else machine)
         self._open = OpenCommands(sooner=self._sooner)
         self._changes = ChangeQueue(outbox, crashed=self._crash)
         self._delivery = Delivery(
@@ -223,14 +224,17 @@ class CommandService:
     async def _resume(self) -> None:
         while True:
             try:
-                rows, offset_ms, latest_ms = await self._outbox.load()
+                rows, clock_state, latest_ms = await self._outbox.load()
                 break
             except StoreUnavailableError:
                 await asyncio.sleep(_TICK_S)
-        self._steady.resume(offset_ms=offset_ms, latest_ms=latest_ms)
+        time_is_known = self._steady.resume(clock_state, latest_ms=latest_ms)
         for row in rows:
             entry = self._open.restore(row)
-            if row.state == "sent" and rules.used_up(row):
+            if not time_is_known and row.undelivered:
+                change = partial(rules.expire_unsure, position=row.position, moment=self._moment())
+                self._changes.add(change, partial(self._delivery.note, entry))
+            elif row.state == "sent" and rules.used_up(row):
                 self._delivery.give_up(entry, row)
         self._resumed.set()
         early, self._early = self._early, []
@@ -266,9 +270,9 @@ class CommandService:
 
     def _moment(self) -> Moment:
         moment = self._steady.read()
-        offset_ms = self._steady.offset_to_store()
-        if offset_ms is not None:
-            self._changes.add(partial(note_clock, offset_ms=offset_ms), _nothing)
+        state = self._steady.to_store()
+        if state is not None:
+            self._changes.add(partial(note_clock, state=state), _nothing)
         return moment
 
     def _sooner(self, alarm_ms: int) -> None:
@@ -347,9 +351,9 @@ class CommandService:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
         def committed(outcome: Outcome) -> None:
-            then(outcome)
             if not future.done():
                 future.set_result(outcome)
+            then(outcome)
 
         def dropped(error: StoreUnavailableError) -> None:
             if failed is not None:
@@ -363,10 +367,8 @@ class CommandService:
     def _answered(self, future: asyncio.Future[Outcome]) -> None:
         if future.cancelled():
             return
-        error = future.exception()
-        if error is not None:
-            if not isinstance(error, StoreUnavailableError):
-                self._crash(error)
+        if future.exception() is not None:
+            # the database has withheld the receipt: the device is not acknowledged, and will say it again
             return
         try:
             self._taken_over(future.result())

@@ -69,7 +69,7 @@ class Renderer:
     def render(self, template: str, *, action: str, params: dict[str, Any], device_id: str) -> str:
         """The template's text. :class:`CommandRefusedError` with ``command_template`` or ``command_too_large``."""
         compiled = self._compiled(template)
-        self._environment.restart()
+        self._environment.restart(params)
         pieces: list[str] = []
         length = 0
         try:

@@ -76,6 +76,7 @@ class CommandEnvironment(ImmutableSandboxedEnvironment):
         self._max_steps = max_steps
         self._max_characters = max_characters
         self._steps_left = max_steps
+        self._params: dict[str, Any] = {}
         self._encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
         filters: dict[str, Callable[..., Any]] = {name: self.filters[name] for name in _FILTERS.split()}
         filters |= {"tojson": self._tojson, "join": self._join, "replace": self._replace, "format": self._format}
@@ -83,9 +84,10 @@ class CommandEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"_steps": self._counted, "_concat": self._concat}
         self.globals = {"range": self._range}
 
-    def restart(self) -> None:
-        """Call before each rendering."""
+    def restart(self, params: dict[str, Any]) -> None:
+        """Call before each rendering, with the parameters it gets: plain JSON, as long as its text."""
         self._steps_left = self._max_steps
+        self._params = params
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Bounds().visit(super()._parse(source, name, filename))
@@ -203,6 +205,10 @@ class CommandEnvironment(ImmutableSandboxedEnvironment):
         return ""
 
     def _tojson(self, value: Any, indent: int | None = None) -> Markup:
+        if value is self._params and indent is None:
+            text = self._encoder.encode(value)
+            self._fits(len(text))
+            return _finished(text)
         encoder = self._encoder
         if indent is not None:
             encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=min(max(indent, 0), 8))

@@ -54,14 +54,10 @@ def add(connection: sqlite3.Connection, *, new: NewCommand, moment: Moment, send
 
     Not ``changed`` if the id is known already; the row is the known one.
     """
-    row = add_row(connection, new, moment)
+    row = add_row(connection, new, moment, send_now=send_now)
     if row is None:
         return Outcome(False, row_of(connection, new.command_id))
-    if not send_now:
-        return Outcome(True, row)
-    row.deliveries = 1
-    change_state(connection, row, "sent", moment, delivery=1)
-    return Outcome(True, row, new.payload)
+    return Outcome(True, row, new.payload if send_now else b"")
 
 
 def claim(connection: sqlite3.Connection, *, position: int, moment: Moment) -> Outcome:
@@ -117,6 +113,15 @@ def pass_deadline(connection: sqlite3.Connection, *, position: int, moment: Mome
         change_state(connection, row, "expired", moment, settle=True)
     else:
         settle_unanswered(connection, row, moment)
+    return Outcome(True, row)
+
+
+def expire_unsure(connection: sqlite3.Connection, *, position: int, moment: Moment) -> Outcome:
+    """Nobody knows how long the machine was off: an undelivered command is taken for too old."""
+    row = row_at(connection, position)
+    if row is None or not row.undelivered:
+        return Outcome(False, row)
+    change_state(connection, row, "expired", moment, reason="clock_behind", settle=True)
     return Outcome(True, row)
 
 

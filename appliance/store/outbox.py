@@ -26,12 +26,17 @@ RESPONSE_KEPT_BYTES = 4096
 """A longer answer is in its message to Odoo, not in the command's row."""
 LOAD_ROWS = 500
 PRUNE_ROWS = 500
-_STEADY_OFFSET = "commands_steady_offset_ms"
+_CLOCK = ("commands_clock_machine", "commands_clock_base_ms", "commands_clock_offset_ms")
 _UNDELIVERED = ("queued", "sent")
 _SELECT_ROW = (
     "SELECT position, command_id, device, at_most_once, response_limit_ms, length(payload), state, reason, deliveries,"
     " deadline_ms, settled_ms FROM outbox "
 )
+_CHANGE = (
+    "UPDATE outbox SET state = ?, reason = ?, deliveries = ?, deadline_ms = ?, touched_ms = ?, settled_ms = ?,"
+    " history = history || ',' || ? WHERE position = ?"
+)
+_SETTLE = _CHANGE.replace("SET ", "SET payload = x'', ")
 
 
 class Moment(NamedTuple):
@@ -39,6 +44,17 @@ class Moment(NamedTuple):
 
     wall_ms: int
     steady_ms: int
+
+
+class ClockState(NamedTuple):
+    """Where the steady clock stands to the others (:mod:`appliance.services.steady`)."""
+
+    machine: int
+    """Which start of the machine this is."""
+    base_ms: int
+    """Steady minus monotonic clock, during this start."""
+    offset_ms: int
+    """Wall minus steady clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +152,8 @@ class Outbox:
         """A command by its id, if it is known (still)."""
         return await self._database.run(lambda connection: _find(connection, command_id))
 
-    async def load(self) -> tuple[list[OutboxRow], int, int]:
-        """The open commands in their order, the offset of the steady clock, and the latest time it has shown."""
+    async def load(self) -> tuple[list[OutboxRow], ClockState, int]:
+        """The open commands in their order, how the steady clock stood, and the latest time it has shown."""
         rows: list[OutboxRow] = []
         while True:
             after = rows[-1].position if rows else 0
@@ -145,8 +161,8 @@ class Outbox:
             rows += found
             if len(found) < LOAD_ROWS:
                 break
-        offset_ms, latest_ms = await self._database.run(_clock_state)
-        return rows, offset_ms, latest_ms
+        state, latest_ms = await self._database.run(_clock_state)
+        return rows, state, latest_ms
 
     async def prune(self, *, settled_before_ms: int, keep_rows: int) -> bool:
         """Remove a chunk of commands settled before a (steady) time, or above a number; whether more wait."""
@@ -156,14 +172,29 @@ class Outbox:
 # --- one row: inside a job ----------------------------------------------------------------------------------------
 
 
-def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment) -> OutboxRow | None:
-    """Insert a queued command; ``None`` if its id is known already."""
-    message, entry = state_message(new.command_id, "queued", rfc3339(moment.wall_ms))
-    deadline_ms = moment.steady_ms + new.expires_in_ms
+def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment, *, send_now: bool) -> OutboxRow | None:
+    """Insert a command, queued or with its first delivery counted; ``None`` if its id is known already."""
+    at = rfc3339(moment.wall_ms)
+    told = [state_message(new.command_id, "queued", at)]
+    if send_now:
+        told.append(state_message(new.command_id, "sent", at, delivery=1))
+    row = OutboxRow(
+        position=0,
+        command_id=new.command_id,
+        device=new.device,
+        at_most_once=new.at_most_once,
+        response_limit_ms=new.response_limit_ms,
+        payload_bytes=len(new.payload),
+        state="sent" if send_now else "queued",
+        reason=None,
+        deliveries=int(send_now),
+        deadline_ms=moment.steady_ms + new.expires_in_ms,
+        settled_ms=None,
+    )
     cursor = connection.execute(
         "INSERT INTO outbox (command_id, device, action, digest, payload, at_most_once, created_at_ms, expires_in_ms,"
         " response_limit_ms, state, deliveries, deadline_ms, touched_ms, history)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', 0, ?, ?, ?) ON CONFLICT (command_id) DO NOTHING",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (command_id) DO NOTHING",
         (
             new.command_id,
             new.device,
@@ -174,27 +205,19 @@ def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment) -> 
             moment.wall_ms,
             new.expires_in_ms,
             new.response_limit_ms,
-            deadline_ms,
+            row.state,
+            row.deliveries,
+            row.deadline_ms,
             moment.steady_ms,
-            entry,
+            ",".join(entry for _, entry in told),
         ),
     )
     if not cursor.rowcount:
         return None
-    _tell(connection, new.device, message, moment)
-    return OutboxRow(
-        position=int(cursor.lastrowid or 0),
-        command_id=new.command_id,
-        device=new.device,
-        at_most_once=new.at_most_once,
-        response_limit_ms=new.response_limit_ms,
-        payload_bytes=len(new.payload),
-        state="queued",
-        reason=None,
-        deliveries=0,
-        deadline_ms=deadline_ms,
-        settled_ms=None,
-    )
+    row.position = int(cursor.lastrowid or 0)
+    for message, _ in told:
+        _tell(connection, new.device, message, moment)
+    return row
 
 
 def change_state(
@@ -216,19 +239,8 @@ def change_state(
     if settle:
         row.settled_ms = moment.steady_ms
     connection.execute(
-        "UPDATE outbox SET state = ?, reason = ?, deliveries = ?, deadline_ms = ?, touched_ms = ?, settled_ms = ?,"
-        " payload = iif(?, x'', payload), history = history || ',' || ? WHERE position = ?",
-        (
-            state,
-            reason,
-            row.deliveries,
-            row.deadline_ms,
-            moment.steady_ms,
-            row.settled_ms,
-            settle,
-            entry,
-            row.position,
-        ),
+        _SETTLE if settle else _CHANGE,
+        (state, reason, row.deliveries, row.deadline_ms, moment.steady_ms, row.settled_ms, entry, row.position),
     )
     _tell(connection, row.device, message, moment)
 
@@ -272,9 +284,10 @@ def record_answer(
         )
 
 
-def note_clock(connection: sqlite3.Connection, *, offset_ms: int) -> Outcome:
-    """Keep how far the wall clock is ahead of the steady one."""
-    set_meta(connection, _STEADY_OFFSET, offset_ms)
+def note_clock(connection: sqlite3.Connection, *, state: ClockState) -> Outcome:
+    """Keep where the steady clock stands."""
+    for key, value in zip(_CLOCK, state, strict=True):
+        set_meta(connection, key, value)
     return Outcome(True, None)
 
 
@@ -335,10 +348,10 @@ def _load(connection: sqlite3.Connection, after: int) -> list[OutboxRow]:
     return [OutboxRow(*row) for row in rows.fetchall()]
 
 
-def _clock_state(connection: sqlite3.Connection) -> tuple[int, int]:
+def _clock_state(connection: sqlite3.Connection) -> tuple[ClockState, int]:
     touched = connection.execute("SELECT max(touched_ms) FROM outbox WHERE settled_ms IS NULL").fetchone()[0]
     settled = connection.execute("SELECT max(settled_ms) FROM outbox WHERE settled_ms IS NOT NULL").fetchone()[0]
-    return get_meta(connection, _STEADY_OFFSET), max(touched or 0, settled or 0)
+    return ClockState(*(get_meta(connection, key) for key in _CLOCK)), max(touched or 0, settled or 0)
 
 
 def _prune(connection: sqlite3.Connection, settled_before_ms: int, keep_rows: int) -> bool:
