@@ -350,10 +350,10 @@ async def test_without_an_appliance_no_command_is_taken(side: Side) -> None:
 # --- documentation --------------------------------------------------------------------------------------------
 
 
-def test_the_readme_lists_every_control_route_and_every_fault() -> None:
+async def test_the_readme_lists_every_control_route_and_every_fault(side: Side) -> None:
     text = (ROOT / "firmware_sim" / "README.md").read_text()
     listed = set(re.findall(r"^\| `([A-Z]+ /sim/[^`]*)` \|", text, re.MULTILINE))
-    routes = [route for route in StandIn(api_key=API_KEY).app.routes if isinstance(route, Route)]
+    routes = [route for route in side.stand_in.app.routes if isinstance(route, Route)]
     served = {
         f"{method} {route.path}"
         for route in routes
