@@ -98,6 +98,7 @@ class Inbox:
         for message in messages:
             seq = message["seq"]
             if seq < floor:
+                highest = max(highest, seq)  # a duplicate is a confirmation too
                 results.append({"seq": seq, "status": "duplicate"})
                 continue
             judged = self._judge(message)
