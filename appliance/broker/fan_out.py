@@ -13,10 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from amqtt.broker import Broker
 
@@ -30,7 +31,12 @@ BATCH_BYTES = 1 << 20
 FENCE_WITHIN_S = 10.0
 """After which a fence that has not come out is logged. Waiting goes on: more messages would only make it worse."""
 START_WITHIN_S = 30.0
-MOST_PAUSE_S = 0.25
+MOST_SHARE = 0.5
+"""Of the event loop's time that passing on everything may take. Beyond it messages are dropped anyway, and the fan-out
+contents itself with a tenth of the time, so that those who are looked at do not notice who looks on."""
+REST, GENTLE_REST = 1, 9
+"""How long it rests after a batch, in units of the time the batch took."""
+MOST_PAUSE_S = 1.0
 MOST_PUBLISHED = 5000
 MOST_PUBLISHED_BYTES = 32 << 20
 
@@ -48,22 +54,26 @@ def unwrap(data: bytes) -> tuple[int, int, bytes]:
     return number, qos, data[_ENVELOPE.size :]
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     topic: str
     payload: bytes
     qos: int
     taken: Callable[[], None] | None = None
 
+    @property
+    def size(self) -> int:
+        return len(self.topic) + len(self.payload)
+
 
 class FanOut:
     """Two queues that take turns: what devices published (droppable), and what attached clients published.
 
-    :meth:`run` drains them. It pauses as long as each batch took, so that those who look on never take more than half
-    of the event loop from those who are being looked at.
+    :meth:`run` drains them, slowly enough that ingestion does not notice.
     """
 
-    def __init__(self, *, amqtt: Broker, most_messages: int, most_bytes: int) -> None:
+    def __init__(
+        self, *, amqtt: Broker, most_messages: int, most_bytes: int, time: Callable[[], float] = time.monotonic
+    ) -> None:
         self.dropped = 0
         """Messages of devices that had to make room, and messages of clients that found none."""
         self.stalled = False
@@ -71,11 +81,13 @@ class FanOut:
         self._amqtt = amqtt
         self._most_messages = most_messages
         self._most_bytes = most_bytes
+        self._time = time  # finer than the event loop's, which uvloop rounds to milliseconds
         self._loop = asyncio.get_running_loop()
         self._readings: deque[_Waiting] = deque()
         self._readings_bytes = 0
         self._published: deque[_Waiting] = deque()
         self._published_bytes = 0
+        self._offered = 0
         self._work = asyncio.Event()
         self._number = 0
         self._fence_reached = asyncio.Event()
@@ -91,21 +103,24 @@ class FanOut:
     def offer(self, topic: str, payload: bytes, qos: int) -> None:
         """A device's reading, already stored. Where there is no room, the oldest one goes."""
         self._readings.append(_Waiting(topic, payload, qos))
-        self._readings_bytes += len(payload)
+        self._readings_bytes += len(topic) + len(payload)
         while len(self._readings) > self._most_messages or self._readings_bytes > self._most_bytes:
-            self._readings_bytes -= len(self._readings.popleft().payload)
+            self._readings_bytes -= self._readings.popleft().size
             self.dropped += 1
+        self._offered += 1
         self._work.set()
 
     def publish(self, topic: str, payload: bytes, qos: int, taken: Callable[[], None]) -> None:
         """A client's message. ``taken`` is called when it has left the queue, so that the client can be held up;
         the bound of all clients together is beyond what well-behaved sessions reach."""
-        if len(self._published) >= MOST_PUBLISHED or self._published_bytes + len(payload) > MOST_PUBLISHED_BYTES:
+        size = len(topic) + len(payload)
+        if len(self._published) >= MOST_PUBLISHED or self._published_bytes + size > MOST_PUBLISHED_BYTES:
             self.dropped += 1
             self._loop.call_soon(taken)
             return
         self._published.append(_Waiting(topic, payload, qos, taken))
-        self._published_bytes += len(payload)
+        self._published_bytes += size
+        self._offered += 1
         self._work.set()
 
     # --- at work ---------------------------------------------------------------------------------------------
@@ -131,14 +146,19 @@ class FanOut:
 
     async def run(self) -> None:
         """Hand over what waits, until cancelled."""
+        before, offered_before = self._time(), self._offered
         while True:
             await self._work.wait()
-            began = self._loop.time()
-            await self._hand_over()
+            began = self._time()
+            handed_over = await self._hand_over()
             await self._fence()
             if not self._readings and not self._published:
                 self._work.clear()
-            await asyncio.sleep(min(self._loop.time() - began, MOST_PAUSE_S))
+            now, offered = self._time(), self._offered
+            took_s = now - began
+            share = (offered - offered_before) / max(now - before, 1e-6) * took_s / max(handed_over, 1)
+            before, offered_before = now, offered
+            await asyncio.sleep(min(took_s * (REST if share < MOST_SHARE else GENTLE_REST), MOST_PAUSE_S))
 
     async def stop(self) -> None:
         """Detach from amqtt; after :meth:`run` has ended."""
@@ -146,25 +166,27 @@ class FanOut:
             self._probe.detach()
             await self._probe.ended()
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self) -> int:
+        """Give amqtt a batch; how many messages it was."""
         size = 0
         for turn in range(BATCH_MESSAGES):
             waiting = self._next(published_first=turn % 2 == 0) if size < BATCH_BYTES else None
             if waiting is None:
-                return
-            size += len(waiting.payload)
+                return turn
+            size += waiting.size
             await self._broadcast(waiting.topic, waiting.payload, waiting.qos)
             if waiting.taken is not None:
                 self._loop.call_soon(waiting.taken)
+        return BATCH_MESSAGES
 
     def _next(self, *, published_first: bool) -> _Waiting | None:
         if self._published and (published_first or not self._readings):
             waiting = self._published.popleft()
-            self._published_bytes -= len(waiting.payload)
+            self._published_bytes -= waiting.size
             return waiting
         if self._readings:
             waiting = self._readings.popleft()
-            self._readings_bytes -= len(waiting.payload)
+            self._readings_bytes -= waiting.size
             return waiting
         return None
 

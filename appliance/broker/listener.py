@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.broker import frames
-from appliance.broker.attached import AttachedSession
+from appliance.broker.attached_session import AttachedSession
 from appliance.broker.connection import Connection
 from appliance.broker.frames import Connect, ProtocolError, Will
 from appliance.broker.plugin import (

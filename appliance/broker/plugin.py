@@ -231,9 +231,9 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
             self.watch_version += 1
 
     @property
-    def watched_filters(self) -> int:
-        """Distinct filters that attached clients hold."""
-        return len(self._watched)
+    def watched(self) -> FilterTree:
+        """The filters that attached clients hold; to look at."""
+        return self._watched
 
     def is_watched(self, route: Route) -> bool:
         """Whether an attached client is to see what is published here; remembered until subscriptions change."""

@@ -1,0 +1,267 @@
+"""One attached client: what it sends, what it holds, and what it gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from appliance.broker import frames
+from appliance.broker.adapters import Attachment
+from appliance.broker.fan_out import unwrap
+from appliance.broker.frames import ProtocolError, Will
+from appliance.broker.outbound import Message, Outbound
+from appliance.broker.plugin import InterceptPlugin
+from appliance.broker.sessions import MOST_QOS2_OPEN, Session, check_flags, parse_publish
+from appliance.contract.topics import filter_matches
+
+if TYPE_CHECKING:
+    from appliance.broker.attached import AttachedClients
+    from appliance.broker.connection import Connection
+
+MOST_UNTAKEN, MOST_UNTAKEN_BYTES = 64, 256 * 1024
+"""What a client's messages may take in the queue towards amqtt before it is not read any more."""
+MOST_FILTER_LEVELS, MOST_FILTER_BYTES = 64, 1024
+MOST_CACHED_TOPICS, LONGEST_CACHED_TOPIC = 1000, 256
+
+
+class AttachedState:
+    """A client's session, which may outlive its connection."""
+
+    def __init__(self, *, key: tuple[str, str], clean: bool, outbound: Outbound) -> None:
+        self.key = key
+        self.clean = clean
+        self.outbound = outbound
+        self.attachment: Attachment
+        self.subscriptions: dict[str, int] = {}
+        """Filters held now, with their QoS."""
+        self.qos2_open: set[bytes] = set()
+        self.session: AttachedSession | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self._last_number = 0
+        self._granted: dict[str, int | None] = {}
+
+    def subscriptions_changed(self) -> None:
+        """What was worked out from the subscriptions no longer holds."""
+        self._granted.clear()
+
+    def deliver(self, topic: str, data: bytes, plugin: InterceptPlugin) -> None:
+        """A message from amqtt: to the client, once, if it holds a filter for it *now* and may see it."""
+        number, qos, payload = unwrap(data)
+        if number == self._last_number:
+            return  # amqtt sends one copy for each filter, one right after the other
+        self._last_number = number
+        granted = self._granted_qos(topic, plugin)
+        if granted is not None:
+            self.outbound.send(Message(topic, payload, min(qos, granted)))
+
+    def _granted_qos(self, topic: str, plugin: InterceptPlugin) -> int | None:
+        if topic in self._granted:
+            return self._granted[topic]
+        granted = None
+        if plugin.viewer_may_receive(topic):
+            held = self.subscriptions.items()
+            granted = max((qos for each, qos in held if filter_matches(each, topic)), default=None)
+        if len(self._granted) >= MOST_CACHED_TOPICS:
+            self._granted.clear()
+        if len(topic) <= LONGEST_CACHED_TOPIC:
+            self._granted[topic] = granted
+        return granted
+
+
+class AttachedSession(Session):
+    """A viewer's connection."""
+
+    def __init__(self, connection: Connection, clients: AttachedClients, state: AttachedState) -> None:
+        super().__init__(connection)
+        self.state = state
+        self._clients = clients
+        self._held_back: deque[tuple[int, bytes, int, int]] = deque()
+        """Packets that have to wait. Reading stops with the first, so they come from one read of the socket."""
+        self._untaken = 0
+        self._untaken_bytes = 0
+        self._untaken_full = False
+
+    # --- from the client -------------------------------------------------------------------------------------
+
+    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
+        """See :class:`Session`."""
+        if self._blocked or self._held_back:
+            self._held_back.append((header, data, start, end))
+            self.connection.pause_reading()
+        else:
+            self._handle(header, data, start, end)
+
+    @property
+    def _blocked(self) -> bool:
+        """Whether the next packet has to wait: amqtt owes an answer (PUBLISH or DISCONNECT would overtake SUBSCRIBE
+        inside it), or too much of what this client published is still to be taken."""
+        return self.state.attachment.busy or self._untaken_full
+
+    def go_on(self) -> None:
+        """What the next packet had to wait for may have come."""
+        try:
+            while self._held_back and not self._blocked and not self.connection.closed:
+                self._handle(*self._held_back.popleft())
+        except ProtocolError as error:
+            self.connection.close(f"protocol error: {error}")
+        if not self._held_back and not self._blocked:
+            self.connection.resume_reading()
+
+    def writable(self) -> None:
+        """See :class:`Session`."""
+        self.state.outbound.flush()
+        self.go_on()
+
+    def _handle(self, header: int, data: bytes, start: int, end: int) -> None:
+        outbound = self.state.outbound
+        if header & 0xF0 == frames.PUBLISH:
+            self._publish(header, data, start, end)
+            return
+        kind = check_flags(header, start, end)
+        if kind == frames.PUBACK:
+            outbound.acknowledged(frames.parse_packet_id(data, start, end))
+        elif kind == frames.PUBREC:
+            outbound.received(frames.parse_packet_id(data, start, end))
+        elif kind == frames.PUBCOMP:
+            outbound.completed(frames.parse_packet_id(data, start, end))
+        elif kind == frames.PUBREL:
+            packet_id = frames.parse_packet_id(data, start, end).to_bytes(2, "big")
+            self.state.qos2_open.discard(packet_id)
+            self.connection.write(frames.PUBCOMP_HEAD + packet_id)
+        elif kind == frames.SUBSCRIBE:
+            self._subscribe(*frames.parse_subscribe(data, start, end))
+        elif kind == frames.UNSUBSCRIBE:
+            self._unsubscribe(*frames.parse_unsubscribe(data, start, end))
+        elif kind == frames.PINGREQ:
+            self.connection.write(frames.PINGRESP_FRAME)
+        elif kind == frames.DISCONNECT:
+            self.connection.close("closed by the client", graceful=True)
+        else:
+            raise ProtocolError("a packet that a client must not send here")
+
+    def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
+        topic, payload, ack = parse_publish(header, data, start, end)
+        if len(payload) > self._clients.limits.payload_bytes:
+            raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
+        qos = header >> 1 & 3
+        if self._clients.may_publish(self.state, topic) and not (qos == 2 and self._is_open(ack[2:])):
+            if header & 1:
+                self._clients.retained.put(topic, payload, qos)
+            size = len(topic) + len(payload)
+            self._untaken += 1
+            self._untaken_bytes += size
+            self._untaken_full = self._untaken >= MOST_UNTAKEN or self._untaken_bytes >= MOST_UNTAKEN_BYTES
+            self._clients.fan_out.publish(topic, payload, qos, partial(self._taken, size))
+        if ack:
+            self.connection.write(ack)
+
+    def _is_open(self, packet_id: bytes) -> bool:
+        """QoS 2: whether this PUBLISH repeats one that has not been released (§4.3.3)."""
+        still_open = self.state.qos2_open
+        if packet_id in still_open:
+            return True
+        if len(still_open) >= MOST_QOS2_OPEN:
+            raise ProtocolError(f"more than {MOST_QOS2_OPEN} QoS 2 messages without PUBREL")
+        still_open.add(packet_id)
+        return False
+
+    def _taken(self, size: int) -> None:
+        self._untaken -= 1
+        self._untaken_bytes -= size
+        if self._untaken_full and self._untaken <= MOST_UNTAKEN // 2 and self._untaken_bytes <= MOST_UNTAKEN_BYTES // 2:
+            self._untaken_full = False
+            self.go_on()
+
+    # --- subscriptions ---------------------------------------------------------------------------------------
+
+    def _subscribe(self, packet_id: int, filters: list[tuple[str, int]]) -> None:
+        subscriptions, plugin = self.state.subscriptions, self._clients.plugin
+        new: list[str] = []
+        refused: set[str] = set()
+        for topic_filter, _ in filters:
+            if topic_filter in subscriptions or topic_filter in new:
+                continue
+            if self._is_too_much(topic_filter, len(new)) or not plugin.viewer_may_subscribe(topic_filter):
+                refused.add(topic_filter)
+            else:
+                new.append(topic_filter)
+        if new:
+            self.state.attachment.subscribe(new, partial(self._subscribed, packet_id, filters, new, refused))
+        else:
+            # amqtt holds the others already, and a changed QoS is our affair alone
+            self._suback(packet_id, filters, refused)
+
+    def _is_too_much(self, topic_filter: str, more: int) -> bool:
+        limits, watched = self._clients.limits, self._clients.plugin.watched
+        if topic_filter.count("/") >= MOST_FILTER_LEVELS or len(topic_filter.encode()) > MOST_FILTER_BYTES:
+            return True
+        if len(self.state.subscriptions) + more >= limits.subscriptions:
+            return True
+        return len(watched) + more >= limits.filters and topic_filter not in watched
+
+    def _subscribed(
+        self, packet_id: int, filters: list[tuple[str, int]], new: Sequence[str], refused: set[str], answer: bytes
+    ) -> None:
+        codes = dict(zip(new, answer, strict=False))
+        refused |= {each for each in new if codes.get(each, frames.REFUSED_FILTER) == frames.REFUSED_FILTER}
+        self._suback(packet_id, filters, refused)
+        self._answered()
+
+    def _suback(self, packet_id: int, filters: list[tuple[str, int]], refused: set[str]) -> None:
+        granted = {each: qos for each, qos in filters if each not in refused}
+        self._clients.plugin.watch(each for each in granted if each not in self.state.subscriptions)
+        self.state.subscriptions.update(granted)
+        self.state.subscriptions_changed()
+        self.connection.write(
+            frames.suback(packet_id, [frames.REFUSED_FILTER if each in refused else qos for each, qos in filters])
+        )
+        self._send_retained(granted)
+
+    def _send_retained(self, granted: dict[str, int]) -> None:
+        """Once for each topic, also where several of the filters match it; again for a repeated SUBSCRIBE (§3.8.4)."""
+        wanted: dict[str, tuple[Message, int]] = {}
+        for topic_filter, qos in granted.items():
+            for message in self._clients.retained.matching(topic_filter):
+                _, before = wanted.get(message.topic, (message, 0))
+                wanted[message.topic] = (message, max(qos, before))
+        for message, qos in wanted.values():
+            self.state.outbound.send(Message(message.topic, message.payload, min(qos, message.qos), retain=True))
+
+    def _unsubscribe(self, packet_id: int, filters: list[str]) -> None:
+        subscriptions = self.state.subscriptions
+        held = [each for each in dict.fromkeys(filters) if each in subscriptions]
+        for each in held:
+            del subscriptions[each]
+        self.state.subscriptions_changed()
+        self._clients.plugin.unwatch(held)
+        if held:
+            self.state.attachment.unsubscribe(held, partial(self._unsubscribed, packet_id))
+        else:
+            self.connection.write(frames.unsuback(packet_id))
+
+    def _unsubscribed(self, packet_id: int, _: bytes) -> None:
+        self.connection.write(frames.unsuback(packet_id))
+        self._answered()
+
+    def _answered(self) -> None:
+        # the client may have come back on another connection meanwhile
+        if self.state.session is not None:
+            self.state.session.go_on()
+
+    # --- its end ---------------------------------------------------------------------------------------------
+
+    def lost(self, reason: str, *, graceful: bool) -> None:
+        """See :class:`Session`."""
+        self._held_back.clear()
+        self._clients.lost(self, reason)
+
+    def permits_will(self, will: Will) -> bool:
+        """Whether a viewer may leave this will; if not it is counted and dropped."""
+        return self._clients.may_publish(self.state, will.topic)
+
+    def publish_will(self, will: Will) -> None:
+        """The connection was lost."""
+        self._clients.publish_will(will)
