@@ -160,7 +160,8 @@ async def running(
             with suppress(OSError):
                 await client.writer.wait_closed()
         running_task.cancel()
-        await asyncio.gather(running_task, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await running_task  # raises what it failed with
         await broker.stop()
         await database.close()
 
