@@ -1,39 +1,37 @@
 """Store and forward: messages wait here, in order of ``seq``, until Odoo has settled them.
 
 The hot path is :meth:`Buffer.append`: one tuple into the writer's queue, and for a whole group one INSERT of many rows.
-(Python's sqlite3 gives up the interpreter lock at every step of a statement, and a busy event loop takes its time to
-give it back: a statement per row would be many times slower under load.)
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from zlib import crc32
 
 from appliance.contract.odoo import Kind, StoredMessage
 from appliance.store.database import Database, Row
 from appliance.store.history import History
 from appliance.store.ledger import LedgerLine, count_readings, read_ledger
+from appliance.store.messages import READING, Damage, add_message, insert_rows, read_messages
 from appliance.store.meta import get_meta, last_seq, set_meta
-from appliance.store.parked import PARKED_COUNT, Rejection, park_message
+from appliance.store.parked import PARKED_COUNT, Rejection, park_damage, park_message
 from appliance.store.recent_ids import RecentIds, digest
 from appliance.store.settled import SettledRanges, runs
 
-__all__ = ["Backlog", "Batch", "Buffer", "Rejection", "add_message"]
+__all__ = ["Backlog", "Batch", "Buffer", "Kind", "Rejection", "add_message"]
 
-_TELEMETRY = int(Kind.TELEMETRY)
-_DEVICE, _KIND, _MSG_KEY, _COLUMNS = 0, 1, 5, 8  # of a row as append() makes it
-_CHUNKS = tuple(1 << power for power in range(8, -1, -1))
-_INSERT = "INSERT INTO messages (device, kind, at_ms, received_at_ms, flags, msg_key, payload, crc) VALUES "
-_INSERTS = {size: _INSERT + ",".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in _CHUNKS}
+log = logging.getLogger(__name__)
+
+_DEVICE, _KIND, _MSG_KEY = 0, 1, 5  # of a row as append() makes it
 COUNT_AFTER_ROWS = 20_000
 """The ledger on disk lags at most so many rows behind; they are counted again when the file is opened."""
 COUNT_AFTER_S = 1.0
+IDS_HOLD_UP_BYTES = 32 << 20
 ROW_OVERHEAD_BYTES = 48
 
 
@@ -51,17 +49,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits for Odoo and what was parked; times are milliseconds since 1970."""
+    """What waits for Odoo and what was parked, after one commit; times are milliseconds since 1970."""
 
     waiting: int
     parked: int
     oldest_received_at_ms: int | None
     last_seq: int
     settled_up_to: int
-
-
-def _crc(device: str, kind: int, at_ms: int | None, received_at_ms: int, flags: int, payload: bytes) -> int:
-    return crc32(payload, crc32(f"{device} {kind} {at_ms} {received_at_ms} {flags}".encode()))
 
 
 class Buffer:
@@ -84,6 +78,7 @@ class Buffer:
         self._parked = 0
         self._had_jobs = False
         self._oldest_waiting_ms: int | None = None
+        self._backlog = self._next_backlog = Backlog(0, 0, None, 0, 0)
         self._news: set[asyncio.Future[None]] = set()
 
     async def load(self) -> None:
@@ -110,12 +105,15 @@ class Buffer:
         """
         kind = int(kind)
         key = None if msg_id is None else digest(msg_id)
-        # the checksum as in _crc(); a call less, in the hottest line of the product
+        # messages.checksum(); a call less, in the hottest line of the product
         crc = crc32(payload, crc32(f"{device} {kind} {at_ms} {received_at_ms} {flags}".encode()))
         self._database.append((device, kind, at_ms, received_at_ms, flags, key, payload, crc, receipt))
 
     async def take(self, *, after: int = 0, limit: int = 500, max_bytes: int = 1_000_000) -> Batch:
-        """The oldest unsettled messages above ``after``; at least one if there is one, whatever its size."""
+        """The oldest unsettled messages above ``after``; at least one if there is one, whatever its size.
+
+        Messages whose row is damaged or gone are parked on the way.
+        """
         return await self._database.run(lambda connection: self._take(connection, after, limit, max_bytes))
 
     async def settle(self, done: Sequence[int], parked: Sequence[Rejection] = ()) -> None:
@@ -128,6 +126,7 @@ class Buffer:
             news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._news.add(news)
             try:
+                # the writer sets the number first and looks at the set then
                 if self._last_seq <= after:
                     await news
             finally:
@@ -135,14 +134,7 @@ class Buffer:
 
     def backlog(self) -> Backlog:
         """What waits, from memory."""
-        waiting = self._waiting
-        return Backlog(
-            waiting=waiting,
-            parked=self._parked,
-            oldest_received_at_ms=self._oldest_waiting_ms if waiting else None,
-            last_seq=self._last_seq,
-            settled_up_to=self._settled.up_to,
-        )
+        return self._backlog
 
     async def ledger(self, device: str | None = None) -> list[LedgerLine]:
         """The readings of one device, or of all."""
@@ -155,17 +147,17 @@ class Buffer:
 
     # --- RowSink, in the writer thread -----------------------------------------------------------------------
 
+    @property
+    def busy(self) -> bool:
+        """Whether old rows wait to be removed."""
+        return self._history.due
+
     def write(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
         """Insert a group's rows, without those that repeat a ``msg_id``."""
         if any(row[_MSG_KEY] is not None for row in rows):
             rows = self._without_repeats(connection, rows)
-        position, count = 0, len(rows)
-        for size in _CHUNKS:
-            while count - position >= size:
-                part = [row[:_COLUMNS] for row in rows[position : position + size]]
-                position += size
-                connection.execute(_INSERTS[size], tuple(chain.from_iterable(part)))
-        self._uncounted.update([row[_DEVICE] for row in rows if row[_KIND] == _TELEMETRY])
+        insert_rows(connection, rows, first_seq=self._last_seq + 1)
+        self._uncounted.update([row[_DEVICE] for row in rows if row[_KIND] == READING])
 
     def _without_repeats(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         fresh: list[Row] = []
@@ -186,37 +178,52 @@ class Buffer:
         self._count_up(connection)
         self._had_jobs = True
 
-    def housekeep(self, connection: sqlite3.Connection) -> None:
+    def housekeep(self, connection: sqlite3.Connection, *, pressed: bool) -> bool:
         """Bring the ledger up to date now and then, and remove what need not be kept."""
         now = self._database.clock.monotonic()
-        uncounted = self._last_seq - self._counted_seq
-        if uncounted >= COUNT_AFTER_ROWS or now - self._counted_at >= COUNT_AFTER_S:
+        newest = last_seq(connection)
+        if pressed or newest - self._counted_seq >= COUNT_AFTER_ROWS or now - self._counted_at >= COUNT_AFTER_S:
             self._counted_at = now
             self._count_up(connection)
-            bound = min(self._settled.up_to, self._counted_seq, self._ids_written_up_to)
-            self._history.plan(connection, bound=bound, last_seq=self._counted_seq)
-        if self._history.due:
+            bound = min(self._settled.up_to, self._counted_seq)
+            self._history.plan(connection, bound=bound, newest=newest, pressed=pressed)
+            self._keep_ids(connection, newest, pressed=pressed)
+        removes = self._history.due
+        if removes:
             self._history.remove_chunk(connection)
+        self._look(connection, newest)
+        return removes
 
-    def committed(self, connection: sqlite3.Connection) -> None:
-        """Remember where the sequence stands on disk, and tell who waits for messages."""
-        newest = last_seq(connection)
-        if newest != self._last_seq:
-            self._last_seq = newest
-            if self._news:
-                self._database.call_on_loop(self._tell)
+    def _keep_ids(self, connection: sqlite3.Connection, newest: int, *, pressed: bool) -> None:
+        """Rows whose message ids are written nowhere else must stay; write the ids if that holds up too much."""
+        behind = self._history.up_to - self._ids_written_up_to
+        if behind <= 0:
+            return
+        if pressed or behind * self._history.row_bytes > IDS_HOLD_UP_BYTES:
+            self._write_ids(connection, newest, through=self._history.up_to)
+        self._history.up_to = min(self._history.up_to, self._ids_written_up_to)
+
+    def _look(self, connection: sqlite3.Connection, newest: int) -> None:
+        """What is to be told after the commit; nothing can be read any more then."""
+        waiting = self._counted_waiting + newest - self._counted_seq
         if self._had_jobs:
             self._had_jobs = False
             self._parked = get_meta(connection, PARKED_COUNT)
-        if self._oldest_waiting_ms is None and self._waiting:
-            self._oldest_waiting_ms = self._received_at(connection, self._floor())
+        if self._oldest_waiting_ms is None and waiting:
+            self._oldest_waiting_ms = self._received_at(connection, self._floor(newest))
+        oldest = self._oldest_waiting_ms if waiting else None
+        self._next_backlog = Backlog(waiting, self._parked, oldest, newest, self._settled.up_to)
+
+    def committed(self) -> None:
+        """Tell who waits for messages."""
+        self._backlog = backlog = self._next_backlog
+        if backlog.last_seq != self._last_seq:
+            self._last_seq = backlog.last_seq
+            if self._news:
+                self._database.call_on_loop(self._tell)
 
     def undone(self, connection: sqlite3.Connection) -> None:
-        """A commit failed and nobody knows whether it reached the disk. None of it was acknowledged: remove it."""
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("DELETE FROM messages WHERE seq > ?", (self._last_seq,))
-        connection.execute("UPDATE sqlite_sequence SET seq = min(seq, ?) WHERE name = 'messages'", (self._last_seq,))
-        connection.execute("COMMIT")
+        """What memory holds of the file is that of a transaction that was rolled back."""
         self._restore(connection)
 
     def _start(self, connection: sqlite3.Connection) -> None:
@@ -231,33 +238,21 @@ class Buffer:
         self._counted_waiting = get_meta(connection, "counted_waiting")
         self._ids_written_up_to = get_meta(connection, "ids_written_up_to")
         self._confirmed = get_meta(connection, "confirmed")
-        self._parked = get_meta(connection, PARKED_COUNT)
-        rows = connection.execute(
-            "SELECT device, count(*) FROM messages WHERE seq > ? AND kind = ? GROUP BY device",
-            (self._counted_seq, _TELEMETRY),
-        )
-        self._uncounted = Counter(dict(rows.fetchall()))
+        self._uncounted = Counter(_readings(connection, self._counted_seq + 1, self._last_seq))
         self._recent.restore(connection, self._ids_written_up_to)
-        oldest = connection.execute("SELECT seq FROM messages ORDER BY seq LIMIT 1").fetchone()
-        self._history.restore(oldest[0] if oldest else self._last_seq + 1)
+        self._history.restore(connection)
+        self._had_jobs = True
         self._oldest_waiting_ms = None
 
     # --- counting: in the transaction of what is counted ------------------------------------------------------
 
-    @property
-    def _waiting(self) -> int:
-        return self._counted_waiting + self._last_seq - self._counted_seq
-
-    def _floor(self) -> int:
-        return next((first for first, _ in self._settled.gaps(1, self._last_seq)), self._last_seq + 1)
+    def _floor(self, newest: int) -> int:
+        return next((first for first, _ in self._settled.gaps(1, newest)), newest + 1)
 
     def _count_up(self, connection: sqlite3.Connection) -> None:
         """Move the ledger on to the newest row, those of this very transaction included."""
         newest = last_seq(connection)
-        written = self._recent.write(connection, newest)
-        if written != self._ids_written_up_to:
-            set_meta(connection, "ids_written_up_to", written)
-            self._ids_written_up_to = written
+        self._write_ids(connection, newest)
         if newest == self._counted_seq:
             return
         for device, readings in self._uncounted.items():
@@ -268,61 +263,69 @@ class Buffer:
         set_meta(connection, "counted_seq", newest)
         set_meta(connection, "counted_waiting", self._counted_waiting)
 
+    def _write_ids(self, connection: sqlite3.Connection, newest: int, *, through: int = 0) -> None:
+        written = self._recent.write(connection, newest, through=through)
+        if written != self._ids_written_up_to:
+            set_meta(connection, "ids_written_up_to", written)
+            self._ids_written_up_to = written
+
     # --- sending and settling --------------------------------------------------------------------------------
 
     def _take(self, connection: sqlite3.Connection, after: int, limit: int, max_bytes: int) -> Batch:
         messages: list[StoredMessage] = []
-        damaged: list[Rejection] = []
+        damages: list[Damage] = []
         room = max_bytes
         for first, last in self._settled.gaps(after + 1, self._counted_seq):
-            rows = connection.execute(
-                "SELECT seq, device, kind, at_ms, received_at_ms, flags, payload, crc FROM messages"
-                " WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
-                (first, last, limit - len(messages)),
-            )
-            for seq, device, kind, at_ms, received_at_ms, flags, payload, crc in rows:
-                if _crc(device, kind, at_ms, received_at_ms, flags, payload) != crc:
-                    damaged.append(Rejection(seq, "damaged", "the stored row does not match its checksum"))
+            for message in read_messages(connection, first, last):
+                if isinstance(message, Damage):
+                    damages.append(message)
                     continue
-                room -= len(payload) + ROW_OVERHEAD_BYTES
+                room -= len(message.payload) + ROW_OVERHEAD_BYTES
                 if messages and room < 0:
                     break
-                messages.append(StoredMessage(seq, device, Kind(kind), at_ms, received_at_ms, flags, payload))
+                messages.append(message)
+                if len(messages) >= limit:
+                    break
             if room < 0 or len(messages) >= limit:
                 break
-        if damaged:
-            self._settle(connection, (), damaged)
-        return Batch(messages, self._floor(), self._confirmed, self._database.epoch)
+        self._park_damages(connection, damages)
+        return Batch(messages, self._floor(self._counted_seq), self._confirmed, self._database.epoch)
+
+    def _park_damages(self, connection: sqlite3.Connection, damages: Sequence[Damage]) -> None:
+        if not damages:
+            return
+        settled = self._settled.copy()
+        for damage in damages:
+            log.error("messages %d to %d cannot be sent, they are %s", damage.first, damage.last, damage.code)
+            park_damage(connection, damage, at_ms=self._database.clock.now_ms())
+            settled.add(damage.first, damage.last)
+        self._save(connection, settled, sum(damage.last - damage.first + 1 for damage in damages), self._confirmed)
 
     def _settle(self, connection: sqlite3.Connection, done: Sequence[int], parked: Sequence[Rejection]) -> None:
         settled = self._settled.copy()
         # a refused message leaves no receipt at Odoo, so it must not raise what we say Odoo has confirmed
         confirmed = max((seq for seq in done if seq <= self._counted_seq), default=0)
-        confirmed = max(self._confirmed, confirmed)
         fresh = 0
         for rejection in parked:
-            if rejection.seq <= self._counted_seq and settled.add(rejection.seq, rejection.seq):
+            if 0 < rejection.seq <= self._counted_seq and settled.add(rejection.seq, rejection.seq):
                 fresh += 1
                 park_message(connection, rejection, at_ms=self._database.clock.now_ms())
         for first, last in runs(seq for seq in done if 0 < seq <= self._counted_seq):
             for low, high in settled.add(first, last):
                 fresh += high - low + 1
-                self._count_stored(connection, low, high)
+                for device, readings in _readings(connection, low, high).items():
+                    count_readings(connection, device, stored=readings)
+        self._save(connection, settled, fresh, max(self._confirmed, confirmed))
+
+    def _save(self, connection: sqlite3.Connection, settled: SettledRanges, fresh: int, confirmed: int) -> None:
         settled.save(connection)
         set_meta(connection, "counted_waiting", self._counted_waiting - fresh)
         set_meta(connection, "confirmed", confirmed)
+        # memory last: what raises before here is undone in the file alone
         self._counted_waiting -= fresh
         self._confirmed = confirmed
         self._settled = settled
         self._oldest_waiting_ms = None
-
-    def _count_stored(self, connection: sqlite3.Connection, first: int, last: int) -> None:
-        rows = connection.execute(
-            "SELECT device, count(*) FROM messages WHERE seq BETWEEN ? AND ? AND kind = ? GROUP BY device",
-            (first, last, _TELEMETRY),
-        )
-        for device, readings in rows.fetchall():
-            count_readings(connection, device, stored=readings)
 
     @staticmethod
     def _received_at(connection: sqlite3.Connection, seq: int) -> int | None:
@@ -332,17 +335,11 @@ class Buffer:
         return row[0] if row else None
 
 
-def add_message(
-    connection: sqlite3.Connection,
-    *,
-    device: str,
-    kind: Kind,
-    payload: bytes,
-    received_at_ms: int,
-    at_ms: int | None = None,
-    flags: int = 0,
-) -> int:
-    """Insert one message inside a job, with what it tells of; never telemetry. Returns its ``seq``."""
-    crc = _crc(device, int(kind), at_ms, received_at_ms, flags, payload)
-    row = (device, int(kind), at_ms, received_at_ms, flags, None, payload, crc)
-    return int(connection.execute(_INSERTS[1], row).lastrowid or 0)
+def _readings(connection: sqlite3.Connection, first: int, last: int) -> dict[str, int]:
+    """How many readings of each device stand between two numbers."""
+    rows = connection.execute(
+        "SELECT device, count(*) FROM messages WHERE seq BETWEEN ? AND ? AND kind = ? AND typeof(device) = 'text'"
+        " GROUP BY device",
+        (first, last, READING),
+    )
+    return dict(rows.fetchall())

@@ -21,6 +21,7 @@ _PRAGMAS: dict[str, object] = {
     "mmap_size": 0,
     "busy_timeout": 5000,
     "foreign_keys": 1,
+    "secure_delete": 0,  # Debian's default writes zeros over all that is deleted: every message twice to the card
 }
 _DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 _MEDIUM_ERRORS = _DAMAGED | {
@@ -30,7 +31,9 @@ _MEDIUM_ERRORS = _DAMAGED | {
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
 }
+_NOTHING_LOST = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM}
 
 
 def _primary_code(error: sqlite3.Error) -> int:
@@ -42,6 +45,12 @@ def is_medium_error(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _primary_code(error) in _MEDIUM_ERRORS
 
 
+def is_known_after(error: BaseException) -> bool:
+    """Whether what was synced before this error is as safe as before. A failed sync, above all, leaves that open."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF in _NOTHING_LOST or code == sqlite3.SQLITE_IOERR_WRITE
+
+
 def connect(path: Path, *, quota_bytes: int) -> sqlite3.Connection:
     """Open or make the database file and bring it to this version's schema.
 
@@ -51,6 +60,8 @@ def connect(path: Path, *, quota_bytes: int) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     except sqlite3.Error as error:
         raise StoreUnavailableError(f"{path} cannot be opened: {error}") from error
+    # a flipped bit in a name must not keep the rest of the file from being read
+    connection.text_factory = lambda text: text.decode(errors="replace")
     try:
         _prepare(connection, path, max(quota_bytes // PAGE_BYTES, _LEAST_PAGES))
         os.chmod(path, 0o640)
@@ -67,7 +78,9 @@ def connect(path: Path, *, quota_bytes: int) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
-    if application not in (0, APPLICATION_ID):
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    # we mark the file before we make the first table
+    if application != APPLICATION_ID and (application or tables):
         raise StoreFormatError(f"{path} belongs to another program")
     newer = unknown_migrations(connection)
     if newer:
@@ -82,3 +95,5 @@ def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> No
     if application == 0:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(connection)
+    # if a sync failed in a process before us, the log may exist in the kernel's memory alone: write it anew
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -6,6 +6,8 @@ import sqlite3
 from dataclasses import dataclass
 
 TOPIC_CHARACTERS = 256
+UNKNOWN_DEVICE = "?"
+"""Whose readings were damaged so that their device cannot be told; no device is called so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,11 +59,14 @@ class RecentIds:
         ring.unwritten += 1
         return False
 
-    def write(self, connection: sqlite3.Connection, last_seq: int, *, everything: bool = False) -> int:
-        """Write the strings that have changed much or long ago; the ``seq`` up to which all are written."""
+    def write(self, connection: sqlite3.Connection, last_seq: int, *, through: int = 0) -> int:
+        """Write the strings that have changed much or long ago, and all that rows up to ``through`` have changed.
+
+        Returns the ``seq`` up to which all are written.
+        """
+        through = max(through, last_seq - WRITE_AFTER_ROWS // 2)
         for device, ring in list(self._dirty.items()):
-            old = last_seq - ring.first_unwritten_seq >= WRITE_AFTER_ROWS // 2
-            if everything or old or ring.unwritten >= WRITE_AFTER_IDS:
+            if ring.first_unwritten_seq <= through or ring.unwritten >= WRITE_AFTER_IDS:
                 self._write_ring(connection, device, ring)
         return min((ring.first_unwritten_seq - 1 for ring in self._dirty.values()), default=last_seq)
 

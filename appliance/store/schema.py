@@ -50,12 +50,17 @@ CREATE TABLE messages (                       -- append-only; AUTOINCREMENT, so 
     flags INTEGER NOT NULL,                   -- ClockFlag
     msg_key INTEGER,                          -- 64-bit digest of msg_id
     payload BLOB NOT NULL,
-    crc INTEGER NOT NULL                      -- CRC-32 over device, kind, times, flags, payload
+    crc INTEGER NOT NULL                      -- CRC-32 over device, kind, times, flags, payload; exclusive-or seq
 ) STRICT;
 
 CREATE TABLE settled (                        -- disjoint intervals of seq that Odoo has, or that were parked
     first INTEGER PRIMARY KEY,
     last INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE settled_marks (                  -- when all was settled up to which seq
+    up_to INTEGER PRIMARY KEY,
+    steady_ms INTEGER NOT NULL                -- passes only while the appliance runs
 ) STRICT;
 
 CREATE TABLE parked (                         -- what Odoo or the contract refused, with the reason

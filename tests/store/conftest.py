@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.store.disk import build_library
 from tests.store.support import ManualClock, Receipts, Store, open_store
 
 OpenStore = Callable[..., Awaitable[Store]]
@@ -40,3 +41,12 @@ async def store(open_again: OpenStore) -> Store:
 @pytest.fixture
 def receipts(store: Store) -> Receipts:
     return store.receipts
+
+
+@pytest.fixture(scope="session")
+def disk_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``disk.c``, compiled; for the children whose disk is watched or fails."""
+    library = build_library(tmp_path_factory.mktemp("disk"))
+    if isinstance(library, str):
+        pytest.skip(library)
+    return library

@@ -99,6 +99,7 @@ def number_of(payload: bytes) -> int:
 async def open_store(
     folder: Path, *, keep_settled_s: float = 86_400, keep_settled_bytes: int = 256 << 20, **options: Any
 ) -> Store:
+    options.setdefault("ballast_bytes", 4096)
     database = await Database.open(folder, **options)
     buffer = Buffer(database, keep_settled_s=keep_settled_s, keep_settled_bytes=keep_settled_bytes)
     store = Store(database, buffer)

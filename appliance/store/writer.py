@@ -1,0 +1,357 @@
+"""The writer thread: commits what has gathered, and knows what to do when the medium fails.
+
+A failed transaction is rolled back on the same connection. What it may have left in the log is overwritten by the next
+one, so nothing of it can come back while this process lives, and it can be tried again without being there twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from appliance.errors import StoreError, StoreUnavailableError
+from appliance.store.connection import is_known_after, is_medium_error
+from appliance.store.folder import DataFolder
+
+log = logging.getLogger(__name__)
+
+GROUP_ROWS = 4096
+SMALL_GROUP_ROWS = 16
+"""If not even so many fit on a full disk, wait."""
+IDLE_S = 5.0
+Row = tuple[Any, ...]
+"""A hot-path entry: columns, then the receipt. See :meth:`appliance.store.buffer.Buffer.append`."""
+
+
+class RowSink(Protocol):
+    """Who turns rows into SQL; all methods run in the writer thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether chores wait that :meth:`housekeep` does piece by piece."""
+
+    def write(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        """Insert a group's rows inside its transaction."""
+
+    def before_jobs(self, connection: sqlite3.Connection) -> None:
+        """The rows of a group are written, its jobs come next."""
+
+    def housekeep(self, connection: sqlite3.Connection, *, pressed: bool) -> bool:
+        """Last in every transaction: small chores. ``pressed``: space is short; returns whether some was freed."""
+
+    def committed(self) -> None:
+        """The group is on disk. Must not fail, and therefore not read from it."""
+
+    def undone(self, connection: sqlite3.Connection) -> None:
+        """A group was rolled back: read anew what memory holds of the file."""
+
+
+class Job:
+    """A function to run inside a group's transaction, and who waits for it."""
+
+    __slots__ = ("error", "fn", "future", "receipt", "result")
+
+    def __init__(self, fn: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any], receipt: object) -> None:
+        self.fn = fn
+        self.future = future
+        self.receipt = receipt
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def can_fail(self) -> bool:
+        """Whether somebody waits who can be told; a job with a receipt is kept like a row, it must not be lost."""
+        return self.receipt is None
+
+
+Entry = Row | Job
+
+
+class Writer:
+    """Owns the connection. Entries come in by :meth:`put` and leave by ``deliver``, both on the event loop."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        folder: DataFolder,
+        connect: Callable[[], sqlite3.Connection],
+        deliver: Callable[[Sequence[Entry]], None],
+        died: Callable[[BaseException], None],
+        loop: asyncio.AbstractEventLoop,
+        retry_s: float,
+    ) -> None:
+        self.unavailable: str | None = None
+        self.sink: RowSink | None = None
+        self._folder = folder
+        self._connect = connect
+        self._connection = connection
+        self._deliver = deliver
+        self._died = died
+        self._loop = loop
+        self._retry_s = retry_s
+        self._retry_at = 0.0
+        self._entries: deque[Entry] = deque()
+        self._taken: list[Entry] = []
+        self._group_rows = GROUP_ROWS
+        self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._waking = False
+        self._kick_scheduled = False
+        self._closing = False
+        self._memory_is_stale = False
+        self._must_reopen = False
+        self._freed_space = False
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+
+    # --- on the event loop -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, entry: Entry) -> None:
+        """Hand over; it is committed with the next group."""
+        self._entries.append(entry)
+        if not self._kick_scheduled:
+            self._kick_scheduled = True
+            # one wake-up for all that this turn of the loop brings
+            self._loop.call_soon(self._kick)
+
+    def _kick(self) -> None:
+        self._kick_scheduled = False
+        if not self._waking:
+            self._waking = True
+            self._wake.put(True)
+
+    @property
+    def queued(self) -> int:
+        """Entries that wait."""
+        return len(self._entries)
+
+    async def close(self) -> None:
+        """Commit what was handed over, if that is possible now; then end the thread and close the file."""
+        self._closing = True
+        self._wake.put(True)
+        await self._loop.run_in_executor(None, self._thread.join)
+        await self._loop.run_in_executor(None, self._connection.close)
+
+    def left_over(self) -> list[Entry]:
+        """What the ended thread has not committed."""
+        entries = [*self._taken, *self._entries]
+        self._taken = []
+        self._entries.clear()
+        return entries
+
+    # --- in the writer thread --------------------------------------------------------------------------------
+
+    def call_on_loop(self, fn: Callable[..., None], *args: object) -> None:
+        """Call ``fn`` on the event loop, after everything that was delivered before."""
+        try:
+            self._loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:
+            # the loop is gone: nobody waits any more
+            self._closing = True
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._wait()
+                while not self.unavailable and self._turn():
+                    pass
+                if self.unavailable:
+                    self._recover()
+                if self._closing and (self.unavailable or not self._entries):
+                    return
+        except BaseException as error:
+            self.unavailable = f"the writer has ended: {type(error).__name__}: {error}"
+            log.critical("the store's writer ends: %s", error, exc_info=error)
+            self.call_on_loop(self._died, error)
+
+    def _wait(self) -> None:
+        # the real clock, as every time-out of a thread is
+        wait_s = max(self._retry_at - time.monotonic(), 0.0) if self.unavailable else IDLE_S
+        with suppress(queue.Empty):
+            self._wake.get(timeout=wait_s)
+        self._waking = False
+
+    def _turn(self) -> bool:
+        """Commit one group; whether there is more to do."""
+        entries = self._take()
+        if not entries and self.sink is None:
+            return False
+        if not self._try(entries):
+            self._put_back(entries)
+            self._retry_at = time.monotonic() + self._retry_s
+            log.error("the store cannot commit, nothing is acknowledged until it can: %s", self.unavailable)
+            return False
+        self._group_rows = min(self._group_rows * 2, GROUP_ROWS)
+        if self._closing:
+            return bool(self._entries)
+        return bool(self._entries) or (self.sink is not None and self.sink.busy)
+
+    def _take(self) -> list[Entry]:
+        entries = self._entries
+        self._taken = [entries.popleft() for _ in range(min(len(entries), self._group_rows))]
+        return self._taken
+
+    def _put_back(self, entries: Sequence[Entry]) -> None:
+        self._entries.extendleft(reversed(entries))
+        self._taken = []
+
+    def _try(self, entries: Sequence[Entry]) -> bool:
+        """Commit a group and deliver it; ``False`` and :attr:`unavailable` if the medium does not let us."""
+        try:
+            if self._memory_is_stale and self.sink is not None:
+                self.sink.undone(self._connection)
+            self._memory_is_stale = False
+            self._commit(entries)
+        except sqlite3.Error as error:
+            if not is_medium_error(error):
+                raise
+            self._note(error)
+            return False
+        self._taken = []
+        if entries:
+            self.call_on_loop(self._deliver, entries)
+        return True
+
+    def _commit(self, entries: Sequence[Entry]) -> None:
+        connection, sink = self._connection, self.sink
+        rows = [entry for entry in entries if type(entry) is tuple]
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if rows and sink is not None:
+                sink.write(connection, rows)
+            if len(rows) != len(entries):
+                if sink is not None:
+                    sink.before_jobs(connection)
+                for entry in entries:
+                    if isinstance(entry, Job):
+                        self._run_job(connection, entry)
+                sink = self.sink  # the first job of all is the one that brings the sink
+            if sink is not None:
+                self._freed_space = sink.housekeep(connection, pressed=self.unavailable is not None)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._memory_is_stale = True
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        if sink is not None:
+            sink.committed()
+
+    @staticmethod
+    def _run_job(connection: sqlite3.Connection, job: Job) -> None:
+        job.error = None
+        connection.execute("SAVEPOINT job")
+        try:
+            job.result = job.fn(connection)
+        except Exception as error:
+            if is_medium_error(error):
+                raise
+            connection.execute("ROLLBACK TO job")
+            # a future does not take a StopIteration
+            job.error = RuntimeError("the job ran out of rows") if isinstance(error, StopIteration) else error
+        connection.execute("RELEASE job")
+
+    # --- when the medium fails -------------------------------------------------------------------------------
+
+    def _note(self, error: Exception) -> None:
+        self.unavailable = f"{type(error).__name__}: {error}"
+        self._must_reopen = self._must_reopen or not is_known_after(error)
+
+    def _recover(self) -> None:
+        """Nothing of what failed was acknowledged. Jobs may free space or only read: they go first and each alone."""
+        due = self._closing or time.monotonic() >= self._retry_at
+        self._folder.release_ballast()
+        jobs = self._take_jobs()
+        if self._must_reopen and not (due and self._reopen()):
+            self._refuse(jobs)
+        else:
+            freed = self._run_alone(jobs)
+            if (freed or due) and not self._must_reopen and self._commit_waiting():
+                log.warning("the store commits again")
+                self.unavailable = None
+                return
+        if due:
+            self._retry_at = time.monotonic() + self._retry_s
+
+    def _take_jobs(self) -> list[Job]:
+        """Take the jobs that can fail from anywhere in the queue; behind many rows they would wait for ever."""
+        entries = [self._entries.popleft() for _ in range(len(self._entries))]
+        self._entries.extendleft(
+            entry for entry in reversed(entries) if not (isinstance(entry, Job) and entry.can_fail)
+        )
+        return [entry for entry in entries if isinstance(entry, Job) and entry.can_fail]
+
+    def _refuse(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.error = StoreUnavailableError(f"nothing can be stored now ({self.unavailable})")
+        if jobs:
+            self.call_on_loop(self._deliver, jobs)
+
+    def _run_alone(self, jobs: Sequence[Job]) -> bool:
+        """Commit each by itself or tell who waits that it is not possible; whether one freed space."""
+        freed = False
+        for job in jobs:
+            if not self._must_reopen and self._try([job]):
+                freed = freed or self._freed_space
+            else:
+                self._refuse([job])
+        return freed
+
+    def _commit_waiting(self) -> bool:
+        """Try all that waits; smaller groups where space is short."""
+        self._checkpoint()
+        if self._must_reopen or not self._try([]) or not self._folder.keep_ballast():
+            return False
+        while self._entries:
+            entries = self._take()
+            if self._try(entries):
+                self._group_rows = min(self._group_rows * 2, GROUP_ROWS)
+                continue
+            self._put_back(entries)
+            self._group_rows = max(len(entries) // 2, 1)
+            self._folder.release_ballast()
+            if self._must_reopen or not self._try([]) or not self._folder.keep_ballast():
+                return False
+            if not self._freed_space and len(entries) <= SMALL_GROUP_ROWS:
+                return False
+        return True
+
+    def _checkpoint(self) -> None:
+        """Let the next transaction write over the log instead of behind it."""
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            self._note(error)
+
+    def _reopen(self) -> bool:
+        """After a failed sync the kernel calls pages clean that never reached the medium; the next sync says nothing.
+
+        So the log is written into the file and emptied before anything is trusted again: whatever was acknowledged is
+        written anew and synced, and nothing that follows stands behind a gap in the log.
+        """
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy:
+                raise StoreUnavailableError("another program reads the database file")
+            fresh = self._connect()
+        except (sqlite3.Error, StoreError) as error:
+            self.unavailable = f"{type(error).__name__}: {error}"
+            return False
+        self._connection.close()
+        self._connection = fresh
+        self._must_reopen = False
+        self._memory_is_stale = True
+        return True
