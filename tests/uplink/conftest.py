@@ -96,15 +96,15 @@ class WatchedBuffer(Buffer):
         self, count: int = 1, *, device: str = "press-07", kind: Kind = Kind.TELEMETRY, size: int = 0
     ) -> None:
         """Commit some messages, received now."""
+        await self.add_all([(device, kind)] * count, size=size)
+
+    async def add_all(self, messages: Sequence[tuple[str, Kind]], *, size: int = 0) -> None:
+        """Commit a message for each device and kind, received now."""
         first = self.backlog().last_seq + 1
-        for number in range(first, first + count):
-            self.append(
-                device,
-                kind,
-                b'{"n":%d,"pad":"%s"}' % (number, b"x" * size),
-                received_at_ms=self._database.clock.now_ms(),
-            )
-        await self.wait_for_messages(first + count - 2)
+        for number, (device, kind) in enumerate(messages, first):
+            payload = b'{"n":%d,"pad":"%s"}' % (number, b"x" * size)
+            self.append(device, kind, payload, received_at_ms=self._database.clock.now_ms())
+        await self.wait_for_messages(first + len(messages) - 2)
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ async def test_a_storm_of_every_fault_leaves_each_message_in_odoo_exactly_once(
 ) -> None:
     random = Random(seed)
     pump = make_pump(buffer, client, time, PumpLimits(batch_messages=40))
-    for number in range(400):
-        await buffer.add(device=f"d{number % 7}", kind=random.choice([Kind.TELEMETRY, Kind.COMMAND_STATE]))
+    kinds = [Kind.TELEMETRY, Kind.COMMAND_STATE]
+    await buffer.add_all([(f"d{number % 7}", random.choice(kinds)) for number in range(400)])
     faults = [*chaos.EVERY_FAULT * 3, *[chaos.well] * 30]
     random.shuffle(faults)
     odoo.faults.extend(faults)
@@ -263,8 +263,8 @@ async def test_the_order_per_device_survives_a_storm(
 ) -> None:
     random = Random(seed)
     pump = make_pump(buffer, client, time, PumpLimits(batch_messages=7))
-    for number in range(150):
-        await buffer.add(device=f"d{number % 5}", kind=random.choice([Kind.COMMAND_STATE, Kind.PRESENCE]))
+    kinds = [Kind.COMMAND_STATE, Kind.PRESENCE]
+    await buffer.add_all([(f"d{number % 5}", random.choice(kinds)) for number in range(150)])
     odoo.put_off.update({seq: random.randint(1, 4) for seq in random.sample(range(1, 150), 30)})
     odoo.faults.extend(random.choices([chaos.well, chaos.well, chaos.html_500, chaos.reset_mid_answer], k=60))
     async with running(pump):
@@ -544,3 +544,27 @@ async def test_a_buffer_that_became_another_one_is_read_from_its_beginning(
         await buffer.add()
         await buffer.drained()
     assert {post.data["epoch"] for post in odoo.posts[1:]} == {database.epoch}
+
+
+async def test_what_was_left_behind_gets_its_turn_while_new_messages_keep_coming(
+    odoo: ChaosOdoo, buffer: WatchedBuffer, client: OdooClient, time: Time
+) -> None:
+    class Earliest(Random):
+        def uniform(self, a: float, b: float) -> float:
+            return a
+
+    limits = PumpLimits(batch_messages=10)
+    pump = Pump(
+        buffer=buffer,
+        client=client,
+        gateway_uid=GATEWAY,
+        clock=time,
+        random=Earliest(),
+        limits=limits,
+        sleep=time.sleep,
+    )
+    odoo.put_off[1] = 3
+    await buffer.add(200)
+    async with running(pump):
+        await buffer.drained()
+    assert odoo.stored_seqs.index(1) < 100
