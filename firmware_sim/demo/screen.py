@@ -11,6 +11,10 @@ from typing import Any, TextIO
 from firmware_sim.demo.surroundings import Surroundings
 from firmware_sim.demo.verdict import Verdict
 
+LONG = ("connected", "published", "acknowledged", "in Odoo", "waiting", "commands", "parked")
+SHORT = ("dev", "pub", "ack", "Odoo", "wait", "cmd", "parked")
+"""For a narrow terminal."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -62,25 +66,14 @@ class LiveLine:
 
     def show(self, seconds: float, progress: Progress) -> None:
         """Write the line anew."""
-        fleet = progress.fleet
-        parts = [
-            f"{seconds:4.0f} s",
-            f"connected {fleet.get('connected', 0)}/{self._devices}",
-            f"published {fleet.get('published', 0)}",
-            f"acknowledged {fleet.get('acknowledged', 0)}",
-            "Odoo away" if progress.in_odoo is None else f"in Odoo {progress.in_odoo}",
-            "appliance away" if progress.waiting is None else f"waiting {progress.waiting}",
-            f"commands {progress.commands_done}/{progress.commands_sent}",
-        ]
-        if progress.parked:
-            parts.append(f"parked {progress.parked}")
-        line = "  ".join(parts)
+        long = _line(seconds, self._devices, progress, LONG)
         if self._rewrites:
-            width = shutil.get_terminal_size().columns
-            self._stream.write(f"\r\x1b[2K{line[: width - 1]}")
+            width = shutil.get_terminal_size().columns - 1
+            line = long if len(long) <= width else _line(seconds, self._devices, progress, SHORT)
+            self._stream.write(f"\r\x1b[2K{line[:width]}")
             self._open = True
         else:
-            self._stream.write(line + "\n")
+            self._stream.write(long + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -89,6 +82,23 @@ class LiveLine:
             self._stream.write("\n")
             self._stream.flush()
             self._open = False
+
+
+def _line(seconds: float, devices: int, progress: Progress, words: Sequence[str]) -> str:
+    connected, published, acknowledged, in_odoo, waiting, commands, parked = words
+    fleet = progress.fleet
+    parts = [
+        f"{seconds:4.0f} s",
+        f"{connected} {fleet.get('connected', 0)}/{devices}",
+        f"{published} {fleet.get('published', 0)}",
+        f"{acknowledged} {fleet.get('acknowledged', 0)}",
+        "Odoo away" if progress.in_odoo is None else f"{in_odoo} {progress.in_odoo}",
+        "appliance away" if progress.waiting is None else f"{waiting} {progress.waiting}",
+        f"{commands} {progress.commands_done}/{progress.commands_sent}",
+    ]
+    if progress.parked:
+        parts.append(f"{parked} {progress.parked}")
+    return "  ".join(parts)
 
 
 def summary(verdict: Verdict, refused: Sequence[str]) -> str:

@@ -91,7 +91,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_live_line_is_rewritten_in_place_on_a_terminal_only() -> None:
+def test_the_live_line_is_rewritten_in_place_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     for stream, lines in ((Terminal(), 1), (io.StringIO(), 2)):
         line = LiveLine(devices=5, stream=stream)
         line.show(1, Progress(fleet={"published": 7}, in_odoo=5, waiting=2, parked=0))
@@ -100,6 +101,18 @@ def test_the_live_line_is_rewritten_in_place_on_a_terminal_only() -> None:
         assert stream.getvalue().count("\n") == lines
         assert "in Odoo 5" in stream.getvalue()
         assert "Odoo away" in stream.getvalue()
+
+
+def test_the_live_line_fits_a_narrow_terminal_with_all_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    fleet = {"connected": 100, "published": 98765, "acknowledged": 98765}
+    LiveLine(devices=100, stream=stream).show(
+        1234, Progress(fleet=fleet, in_odoo=98700, waiting=65, parked=0, commands_sent=101, commands_done=101)
+    )
+    line = stream.getvalue().removeprefix("\r\x1b[2K")
+    assert len(line) < 80
+    assert line.endswith("101/101")
 
 
 def test_the_demo_keeps_to_this_machine_and_to_what_is_set(tmp_path: Path) -> None:
