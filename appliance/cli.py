@@ -20,7 +20,7 @@ from appliance.errors import ApplianceError, DataFolderError, SettingsError, Sto
 from appliance.settings import Findings, Settings, read
 
 _log = logging.getLogger("appliance")
-_TALKATIVE = ("amqtt", "transitions", "httpx", "httpcore", "uvicorn.access")
+TALKATIVE = ("amqtt", "transitions", "httpx", "httpcore", "uvicorn.access")
 """Libraries that write a line per message at level info."""
 
 
@@ -131,5 +131,5 @@ def _start_logging(settings: Settings) -> None:
     level = settings.iiot_log_level.upper()
     logging.basicConfig(level=level, handlers=[handler], force=True)
     if level != "DEBUG":
-        for name in _TALKATIVE:
+        for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -32,8 +32,14 @@ def server_certificate(made: Certificates) -> x509.Certificate:
 
 async def handshake(made: Certificates, name: str, ca_pem: str) -> str | None:
     """Connect as a client that knows the server as ``name``; returns the TLS version."""
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=made.server_context())
-    async with server:
+    served = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        await writer.wait_closed()
+        served.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=made.server_context()) as server:
         client = ssl.create_default_context(cadata=ca_pem)
         client.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
         port = server.sockets[0].getsockname()[1]
@@ -41,6 +47,7 @@ async def handshake(made: Certificates, name: str, ca_pem: str) -> str | None:
         version: str | None = writer.get_extra_info("ssl_object").version()
         writer.close()
         await writer.wait_closed()
+        await served.wait()
     return version
 
 
