@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import logging
 import re
@@ -74,11 +75,12 @@ def test_the_version_is_the_package_s_own(tmp_path: Path) -> None:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """An empty working directory; logging is afterwards as it was."""
+    """An empty working directory; logging and the search for garbage are afterwards as they were."""
     monkeypatch.chdir(tmp_path)
     root = logging.getLogger()
     handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *cli.TALKATIVE)}
     yield monkeypatch
+    gc.enable()
     root.handlers[:] = handlers
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
