@@ -100,7 +100,7 @@ build_venv() {
   python=$(find_python)
   say "Making the Python environment in $VENV (once; a minute or two)"
   "$python" -m venv --clear "$VENV"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$VENV/bin/python" -m pip install -qq --disable-pip-version-check \
     --editable "${ROOT}[simulator,addon,test]" >&2 || fail "pip could not install the packages, see above"
   wanted_stamp >"$VENV/.stamp"
 }
