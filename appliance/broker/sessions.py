@@ -83,6 +83,8 @@ class Sent:
     topic: str
     payload: bytes
     on_ack: Callable[[], None]
+    earlier: bool = False
+    """Whether it was written to an earlier connection and not written again since."""
 
 
 @dataclass(slots=True)
@@ -107,6 +109,8 @@ class NativeSession(Session):
         self._unacked_bytes = 0
         self._listener = listener
         self._state = state
+        for sent in state.in_flight.values():
+            sent.earlier = True
         self._now_ms = listener.clock.now_ms
         self.renew(login)
 
@@ -247,6 +251,11 @@ class NativeSession(Session):
         if self._granted_qos(self._topics.command) is not None:
             self._listener.ready(self.device_id)
 
+    def writable(self) -> None:
+        """See :class:`Session`: what could not be sent meanwhile can be now."""
+        super().writable()
+        self.announce()
+
     def _granted_qos(self, topic: str) -> int | None:
         return max(
             (qos for each, qos in self._state.subscriptions.items() if filter_matches(each, topic)), default=None
@@ -267,7 +276,7 @@ class NativeSession(Session):
         packet_id = self._unacknowledged(topic, payload) if redelivery else None
         dup = packet_id is not None
         if packet_id is None:
-            if len(self._state.in_flight) >= MOST_IN_FLIGHT:
+            if len(self._state.in_flight) >= MOST_IN_FLIGHT and not self._forget_oldest():
                 return False
             packet_id = self._free_packet_id()
         self._state.in_flight[packet_id] = Sent(topic, payload, on_ack)
@@ -279,6 +288,14 @@ class NativeSession(Session):
             if sent.topic == topic and sent.payload == payload:
                 return packet_id
         return None
+
+    def _forget_oldest(self) -> bool:
+        """Make room by what an earlier connection left and nobody wants redelivered: it was given up meanwhile."""
+        oldest = next((packet_id for packet_id, sent in self._state.in_flight.items() if sent.earlier), None)
+        if oldest is None:
+            return False
+        del self._state.in_flight[oldest]
+        return True
 
     def _free_packet_id(self) -> int:
         packet_id = self._state.next_packet_id

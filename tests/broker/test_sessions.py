@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from appliance.broker import frames
-from tests.broker.rig import Rig, connect, packet, puback, subscribe, text
+from appliance.broker.listener import Limits
+from tests.broker.rig import Rig, connect, packet, puback, running, subscribe, text
 
 TOPIC = "telemetry/press-07/data"
 
@@ -158,6 +160,37 @@ async def test_what_was_not_acknowledged_keeps_its_id_and_carries_dup_in_a_sessi
     back.send(puback(1))
     assert await back.silent()
     assert acked == ["second"]
+
+
+async def test_what_earlier_connections_left_unacknowledged_does_not_fill_the_window_for_ever(rig: Rig) -> None:
+    topic = "command/press-07/action"
+    deliver = rig.broker.listener.deliver
+    for number in range(25):
+        client = await rig.login("press-07", clean=False)
+        client.send(subscribe(1, topic))
+        await client.packet()
+        assert deliver("press-07", topic, b"%d" % number, redelivery=False, on_ack=list), f"refused at {number}"
+        assert (await client.packet())[1].endswith(b"%d" % number)
+        client.close()
+        while rig.presence.status("press-07").status == "online":
+            await asyncio.sleep(0.005)
+
+
+async def test_a_device_that_reads_again_is_offered_what_waits(tmp_path: Path) -> None:
+    async with running(tmp_path, limits=Limits(send_buffer_bytes=4096)) as rig:
+        client = await rig.login("press-07")
+        client.send(subscribe(1, "command/press-07/action", qos=0))
+        await client.packet()
+        transport = client.writer.transport
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+        deliver = rig.broker.listener.deliver
+        while deliver("press-07", "command/press-07/action", b"x" * 60_000, redelivery=False, on_ack=list):
+            await asyncio.sleep(0)
+        offered = len(rig.ready)
+        transport.resume_reading()
+        while len(rig.ready) == offered:
+            await client.packet()
 
 
 async def test_the_newer_connection_takes_over_and_the_older_is_closed_first(rig: Rig) -> None:
