@@ -47,7 +47,8 @@ from appliance.web.api import WebServices, create_app
 log = logging.getLogger("appliance")
 
 MIB = 1 << 20
-STOP_HTTP_WITHIN_S = 3
+STOP_HTTP_WITHIN_S = 1
+"""Longer than any request of the API takes; an idle client that keeps its connection waits for nothing."""
 HTTP_CONNECTIONS = 512
 """At a time; one more is answered 503."""
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -85,6 +86,8 @@ class Appliance:
         self.settings = settings
         self.clock = clock or Clock()
         self.ports: Ports
+        self.fingerprint = ""
+        """Of the certificate authority, as labels carry it."""
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -104,6 +107,7 @@ class Appliance:
             )
             stack.push_async_callback(self.database.close)
             identity = await asyncio.to_thread(_read_identity, settings)
+            self.fingerprint = identity.certificates.fingerprint
             http_socket = _bind(settings.host, settings.port)
             stack.callback(http_socket.close)
             await self._build_store()
@@ -373,7 +377,7 @@ def _read_identity(settings: Settings) -> _Identity:
     return _Identity(
         gateway_uid=uid.decode("ascii", "replace").strip(),
         credentials=Credentials(secret_files.master_key(folder)),
-        certificates=certificates.ensure(folder, names),
+        certificates=certificates.ensure(folder / "tls", names),
         api_key=own_key,
         names=names,
     )
@@ -407,6 +411,7 @@ async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | Non
             len(appliance.registry),
             appliance.buffer.backlog().waiting,
         )
+        log.info("SHA-256 fingerprint of the certificate authority: %s", appliance.fingerprint)
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
