@@ -195,7 +195,7 @@ class CommandService:
                 received_at_ms=received_at_ms,
                 moment=moment,
             )
-        self._outbox.submit_answer(change, receipt=receipt).add_done_callback(self._answered)
+        self._outbox.submit([change], receipt=receipt).add_done_callback(self._answered)
 
     # --- its own work ----------------------------------------------------------------------------------------
 
@@ -364,14 +364,14 @@ class CommandService:
         self._changes.add(change, committed, failed=dropped)
         return await future
 
-    def _answered(self, future: asyncio.Future[Outcome]) -> None:
+    def _answered(self, future: asyncio.Future[list[Outcome]]) -> None:
         if future.cancelled():
             return
         if future.exception() is not None:
             # the database has withheld the receipt: the device is not acknowledged, and will say it again
             return
         try:
-            self._taken_over(future.result())
+            self._taken_over(future.result()[0])
         except Exception as bug:
             self._crash(bug)
 

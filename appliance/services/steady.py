@@ -5,9 +5,9 @@ upgrades). So a jump of the wall clock (boxes wake in 1970 and learn the time la
 it live longer.
 
 Across a start of the machine it moves with the wall clock, corrected by what that was seen to jump. Where the wall
-clock is behind what the file says it has been, as on a box without a battery, nobody knows how long the machine was off:
-:meth:`SteadyClock.resume` says so, and the owner must take old orders for too old. A machine must not move because of
-an order from this morning.
+clock is behind what the file says it has been, as on a box without a battery, nobody knows how long the machine was
+off: :meth:`SteadyClock.resume` says so, and the owner must take old orders for too old. A machine must not move because
+of an order from this morning.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from pydantic_core import from_json, to_json
 from appliance.contract.command import CommandState, state_message
 from appliance.contract.odoo import Kind
 from appliance.contract.times import rfc3339
-from appliance.store.buffer import add_message
 from appliance.store.database import Database
-from appliance.store.meta import get_meta, set_meta
+from appliance.store.messages import checksum, insert_rows
+from appliance.store.meta import get_meta, last_seq, set_meta
 
 RESPONSE_KEPT_BYTES = 4096
 """A longer answer is in its message to Odoo, not in the command's row."""
@@ -131,7 +131,31 @@ class StoredCommand:
     history: str
 
 
-Change = Callable[[sqlite3.Connection], Outcome]
+class Work:
+    """One job: its connection, and the messages it adds, which are written together when it ends."""
+
+    __slots__ = ("_messages", "connection")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._messages: list[tuple[Any, ...]] = []
+
+    def tell(self, device: str, kind: Kind, payload: bytes, received_at_ms: int) -> None:
+        """Add a message for Odoo."""
+        crc = checksum(device, int(kind), None, received_at_ms, 0, payload)
+        self._messages.append((device, int(kind), None, received_at_ms, 0, None, payload, crc))
+
+    @classmethod
+    def do(cls, changes: Sequence[Change], connection: sqlite3.Connection) -> list[Outcome]:
+        """Make changes, in their order."""
+        work = cls(connection)
+        outcomes = [change(work) for change in changes]
+        if work._messages:
+            insert_rows(connection, work._messages, first_seq=last_seq(connection) + 1)
+        return outcomes
+
+
+Change = Callable[[Work], Outcome]
 
 
 class Outbox:
@@ -140,13 +164,12 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def submit(self, changes: Sequence[Change]) -> asyncio.Future[list[Outcome]]:
-        """Make changes in one job, in their order; the future has an outcome for each, after the commit."""
-        return self._database.submit(lambda connection: [change(connection) for change in changes])
+    def submit(self, changes: Sequence[Change], *, receipt: object = None) -> asyncio.Future[list[Outcome]]:
+        """Make changes in one job, in their order; the future has an outcome for each, after the commit.
 
-    def submit_answer(self, change: Change, *, receipt: object) -> asyncio.Future[Outcome]:
-        """Make the change that a device's publish causes; ``receipt`` is for its PUBACK."""
-        return self._database.submit(change, receipt=receipt)
+        ``receipt`` is for the PUBACK of the device's publish that causes them.
+        """
+        return self._database.submit(partial(Work.do, changes), receipt=receipt)
 
     async def find(self, command_id: str) -> StoredCommand | None:
         """A command by its id, if it is known (still)."""
@@ -172,7 +195,7 @@ class Outbox:
 # --- one row: inside a job ----------------------------------------------------------------------------------------
 
 
-def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment, *, send_now: bool) -> OutboxRow | None:
+def add_row(work: Work, new: NewCommand, moment: Moment, *, send_now: bool) -> OutboxRow | None:
     """Insert a command, queued or with its first delivery counted; ``None`` if its id is known already."""
     at = rfc3339(moment.wall_ms)
     told = [state_message(new.command_id, "queued", at)]
@@ -191,7 +214,7 @@ def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment, *, 
         deadline_ms=moment.steady_ms + new.expires_in_ms,
         settled_ms=None,
     )
-    cursor = connection.execute(
+    cursor = work.connection.execute(
         "INSERT INTO outbox (command_id, device, action, digest, payload, at_most_once, created_at_ms, expires_in_ms,"
         " response_limit_ms, state, deliveries, deadline_ms, touched_ms, history)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (command_id) DO NOTHING",
@@ -216,12 +239,12 @@ def add_row(connection: sqlite3.Connection, new: NewCommand, moment: Moment, *, 
         return None
     row.position = int(cursor.lastrowid or 0)
     for message, _ in told:
-        _tell(connection, new.device, message, moment)
+        work.tell(new.device, Kind.COMMAND_STATE, message, moment.wall_ms)
     return row
 
 
 def change_state(
-    connection: sqlite3.Connection,
+    work: Work,
     row: OutboxRow,
     state: CommandState,
     moment: Moment,
@@ -238,32 +261,32 @@ def change_state(
     row.state, row.reason = state, reason
     if settle:
         row.settled_ms = moment.steady_ms
-    connection.execute(
+    work.connection.execute(
         _SETTLE if settle else _CHANGE,
         (state, reason, row.deliveries, row.deadline_ms, moment.steady_ms, row.settled_ms, entry, row.position),
     )
-    _tell(connection, row.device, message, moment)
+    work.tell(row.device, Kind.COMMAND_STATE, message, moment.wall_ms)
 
 
-def settle_unanswered(connection: sqlite3.Connection, row: OutboxRow, moment: Moment) -> None:
+def settle_unanswered(work: Work, row: OutboxRow, moment: Moment) -> None:
     """Nothing more is awaited, and the state stays what it is: no change that anybody need be told of."""
     row.settled_ms = moment.steady_ms
-    connection.execute(
+    work.connection.execute(
         "UPDATE outbox SET settled_ms = ?, touched_ms = ?, payload = x'' WHERE position = ?",
         (moment.steady_ms, moment.steady_ms, row.position),
     )
 
 
-def move_deadline(connection: sqlite3.Connection, row: OutboxRow, moment: Moment) -> None:
+def move_deadline(work: Work, row: OutboxRow, moment: Moment) -> None:
     """Write ``row.deadline_ms``."""
-    connection.execute(
+    work.connection.execute(
         "UPDATE outbox SET deadline_ms = ?, touched_ms = ? WHERE position = ?",
         (row.deadline_ms, moment.steady_ms, row.position),
     )
 
 
 def record_answer(
-    connection: sqlite3.Connection,
+    work: Work,
     row: OutboxRow | None,
     device: str,
     payload: bytes,
@@ -276,49 +299,45 @@ def record_answer(
         payload = _with_key(payload, "matched", False)
     elif not has_id:
         payload = _with_key(payload, "command_id", row.command_id)
-    add_message(connection, device=device, kind=Kind.COMMAND_RESPONSE, payload=payload, received_at_ms=received_at_ms)
+    work.tell(device, Kind.COMMAND_RESPONSE, payload, received_at_ms)
     if row is not None:
         kept = payload if len(payload) <= RESPONSE_KEPT_BYTES else None
-        connection.execute(
+        work.connection.execute(
             "UPDATE outbox SET response = ?, response_bytes = ? WHERE position = ?", (kept, len(payload), row.position)
         )
 
 
-def note_clock(connection: sqlite3.Connection, *, state: ClockState) -> Outcome:
+def note_clock(work: Work, *, state: ClockState) -> Outcome:
     """Keep where the steady clock stands."""
     for key, value in zip(_CLOCK, state, strict=True):
-        set_meta(connection, key, value)
+        set_meta(work.connection, key, value)
     return Outcome(True, None)
 
 
-def row_at(connection: sqlite3.Connection, position: int) -> OutboxRow | None:
+def row_at(work: Work, position: int) -> OutboxRow | None:
     """The row at a position."""
-    found = connection.execute(_SELECT_ROW + "WHERE position = ?", (position,)).fetchone()
+    found = work.connection.execute(_SELECT_ROW + "WHERE position = ?", (position,)).fetchone()
     return OutboxRow(*found) if found else None
 
 
-def row_of(connection: sqlite3.Connection, command_id: str) -> OutboxRow | None:
+def row_of(work: Work, command_id: str) -> OutboxRow | None:
     """The row of a command id."""
-    found = connection.execute(_SELECT_ROW + "WHERE command_id = ?", (command_id,)).fetchone()
+    found = work.connection.execute(_SELECT_ROW + "WHERE command_id = ?", (command_id,)).fetchone()
     return OutboxRow(*found) if found else None
 
 
-def oldest_unanswered(connection: sqlite3.Connection, device: str) -> OutboxRow | None:
+def oldest_unanswered(work: Work, device: str) -> OutboxRow | None:
     """The oldest open command of a device that was sent."""
-    found = connection.execute(
+    found = work.connection.execute(
         _SELECT_ROW + "WHERE device = ? AND settled_ms IS NULL AND deliveries > 0 ORDER BY position LIMIT 1", (device,)
     ).fetchone()
     return OutboxRow(*found) if found else None
 
 
-def read_payload(connection: sqlite3.Connection, position: int) -> bytes:
+def read_payload(work: Work, position: int) -> bytes:
     """The bytes to send."""
-    payload: bytes = connection.execute("SELECT payload FROM outbox WHERE position = ?", (position,)).fetchone()[0]
+    payload: bytes = work.connection.execute("SELECT payload FROM outbox WHERE position = ?", (position,)).fetchone()[0]
     return payload
-
-
-def _tell(connection: sqlite3.Connection, device: str, message: bytes, moment: Moment) -> None:
-    add_message(connection, device=device, kind=Kind.COMMAND_STATE, payload=message, received_at_ms=moment.wall_ms)
 
 
 def _with_key(payload: bytes, key: str, value: object) -> bytes:
