@@ -51,7 +51,7 @@ class Promises:
         codes: list[Any] = await store.query("SELECT count(*) FROM parked WHERE code <> 'invalid'")
         assert codes == [(0,)], "rows were damaged"
         places = [(seq, number) for seq, number in waiting.items() if number >= 0]
-        places += [(seq, number_in(payload)) for seq, payload in parked.items()]
+        places += [(seq, number_in(payload)) for seq, payload in parked.items() if number_in(payload) >= 0]
         seq_of = {number: seq for seq, number in places}
         assert len(seq_of) == len(places), "a reading is there twice"
         at_odoo = {number: seq for seq, number in self.at_odoo.items() if number >= 0}
