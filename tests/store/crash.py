@@ -16,7 +16,8 @@ from random import Random
 
 from tests.store.workload import _write, checkpoint_often, gateway_day
 
-LONGEST_S = 0.12
+OPENING_S = 0.05
+MOST_NOTES_BYTES = 3000
 
 
 def main(folder: str, notes: str, rounds: str, seed: str) -> None:
@@ -29,11 +30,23 @@ def main(folder: str, notes: str, rounds: str, seed: str) -> None:
             work = gateway_day(Path(folder), number, lambda text, to=descriptor: _write(to, text), turns=100_000)
             asyncio.run(work)
             os._exit(0)
-        time.sleep(random.uniform(0.0, LONGEST_S))
+        if random.random() < 0.3:
+            time.sleep(random.uniform(0.0, OPENING_S))
+        else:
+            _wait_for_notes(Path(notes), random)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         print(number, flush=True)
         sys.stdin.readline()
+
+
+def _wait_for_notes(notes: Path, random: Random) -> None:
+    """Until the child has got some way, however slow the machine is, and a moment longer."""
+    enough = notes.stat().st_size + random.randrange(MOST_NOTES_BYTES)
+    deadline = time.monotonic() + 10
+    while notes.stat().st_size < enough and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(random.uniform(0.0, 0.005))
 
 
 if __name__ == "__main__":

@@ -304,7 +304,7 @@ async def test_whenever_the_process_is_killed_what_was_acknowledged_is_there_and
         await promises.check(folder)
         process.stdin.write(b"\n")
     assert await process.wait() == 0
-    assert len(promises.acknowledged) > 20 * rounds
+    assert len(promises.acknowledged) > 10 * rounds
 
 
 def test_the_kind_of_a_message_is_what_the_file_holds() -> None:
