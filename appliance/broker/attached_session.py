@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -41,11 +41,27 @@ class AttachedState:
         self.session: AttachedSession | None = None
         self.expiry: asyncio.TimerHandle | None = None
         self._last_number = 0
+        self._since: dict[str, int] = {}
+        self._newest_since = 0
         self._granted: dict[str, int | None] = {}
 
-    def subscriptions_changed(self) -> None:
-        """What was worked out from the subscriptions no longer holds."""
+    def subscribe(self, filters: Mapping[str, int], now: int) -> None:
+        """Hold these filters with their QoS, from behind message number ``now``: what came before that is not for it,
+        although it may be on its way through amqtt yet."""
+        for topic_filter in filters.keys() - self.subscriptions.keys():
+            self._since[topic_filter] = now
+        self._newest_since = now
+        self.subscriptions.update(filters)
         self._granted.clear()
+
+    def unsubscribe(self, filters: Iterable[str]) -> list[str]:
+        """No longer hold these filters; which of them it had."""
+        held = [each for each in dict.fromkeys(filters) if each in self.subscriptions]
+        for each in held:
+            del self.subscriptions[each]
+            del self._since[each]
+        self._granted.clear()
+        return held
 
     def deliver(self, topic: str, data: bytes, plugin: InterceptPlugin) -> None:
         """A message from amqtt: to the client, once, if it holds a filter for it *now* and may see it."""
@@ -53,17 +69,22 @@ class AttachedState:
         if number == self._last_number:
             return  # amqtt sends one copy for each filter, one right after the other
         self._last_number = number
-        granted = self._granted_qos(topic, plugin)
+        if not plugin.viewer_may_receive(topic):
+            return
+        granted = self._granted_qos(topic) if number > self._newest_since else self._match(topic, number)
         if granted is not None:
             self.outbound.send(Message(topic, payload, min(qos, granted)))
 
-    def _granted_qos(self, topic: str, plugin: InterceptPlugin) -> int | None:
+    def _match(self, topic: str, number: int) -> int | None:
+        held = self.subscriptions.items()
+        return max(
+            (qos for each, qos in held if self._since[each] < number and filter_matches(each, topic)), default=None
+        )
+
+    def _granted_qos(self, topic: str) -> int | None:
         if topic in self._granted:
             return self._granted[topic]
-        granted = None
-        if plugin.viewer_may_receive(topic):
-            held = self.subscriptions.items()
-            granted = max((qos for each, qos in held if filter_matches(each, topic)), default=None)
+        granted = self._match(topic, self._newest_since + 1)
         if len(self._granted) >= MOST_CACHED_TOPICS:
             self._granted.clear()
         if len(topic) <= LONGEST_CACHED_TOPIC:
@@ -213,8 +234,7 @@ class AttachedSession(Session):
     def _suback(self, packet_id: int, filters: list[tuple[str, int]], refused: set[str]) -> None:
         granted = {each: qos for each, qos in filters if each not in refused}
         self._clients.plugin.watch(each for each in granted if each not in self.state.subscriptions)
-        self.state.subscriptions.update(granted)
-        self.state.subscriptions_changed()
+        self.state.subscribe(granted, self._clients.fan_out.number)
         self.connection.write(
             frames.suback(packet_id, [frames.REFUSED_FILTER if each in refused else qos for each, qos in filters])
         )
@@ -231,11 +251,7 @@ class AttachedSession(Session):
             self.state.outbound.send(Message(message.topic, message.payload, min(qos, message.qos), retain=True))
 
     def _unsubscribe(self, packet_id: int, filters: list[str]) -> None:
-        subscriptions = self.state.subscriptions
-        held = [each for each in dict.fromkeys(filters) if each in subscriptions]
-        for each in held:
-            del subscriptions[each]
-        self.state.subscriptions_changed()
+        held = self.state.unsubscribe(filters)
         self._clients.plugin.unwatch(held)
         if held:
             self.state.attachment.unsubscribe(held, partial(self._unsubscribed, packet_id))

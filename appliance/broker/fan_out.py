@@ -55,6 +55,7 @@ def unwrap(data: bytes) -> tuple[int, int, bytes]:
 
 
 class _Waiting(NamedTuple):
+    number: int
     topic: str
     payload: bytes
     qos: int
@@ -78,6 +79,8 @@ class FanOut:
         """Messages of devices that had to make room, and messages of clients that found none."""
         self.stalled = False
         """Whether a fence is overdue: amqtt does not keep up, or does not work."""
+        self.number = 0
+        """Of the message that came last; each has its own."""
         self._amqtt = amqtt
         self._most_messages = most_messages
         self._most_bytes = most_bytes
@@ -87,12 +90,11 @@ class FanOut:
         self._readings_bytes = 0
         self._published: deque[_Waiting] = deque()
         self._published_bytes = 0
-        self._offered = 0
         self._work = asyncio.Event()
-        self._number = 0
         self._fence_reached = asyncio.Event()
         self._probe: Attachment | None = None
         self._probes = 0
+        self._fences = 0
 
     def __len__(self) -> int:
         """Messages that wait."""
@@ -102,12 +104,12 @@ class FanOut:
 
     def offer(self, topic: str, payload: bytes, qos: int) -> None:
         """A device's reading, already stored. Where there is no room, the oldest one goes."""
-        self._readings.append(_Waiting(topic, payload, qos))
+        self.number += 1
+        self._readings.append(_Waiting(self.number, topic, payload, qos))
         self._readings_bytes += len(topic) + len(payload)
         while len(self._readings) > self._most_messages or self._readings_bytes > self._most_bytes:
             self._readings_bytes -= self._readings.popleft().size
             self.dropped += 1
-        self._offered += 1
         self._work.set()
 
     def publish(self, topic: str, payload: bytes, qos: int, taken: Callable[[], None]) -> None:
@@ -118,9 +120,9 @@ class FanOut:
             self.dropped += 1
             self._loop.call_soon(taken)
             return
-        self._published.append(_Waiting(topic, payload, qos, taken))
+        self.number += 1
+        self._published.append(_Waiting(self.number, topic, payload, qos, taken))
         self._published_bytes += size
-        self._offered += 1
         self._work.set()
 
     # --- at work ---------------------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class FanOut:
 
     async def run(self) -> None:
         """Hand over what waits, until cancelled."""
-        before, offered_before = self._time(), self._offered
+        before, number_before = self._time(), self.number
         while True:
             await self._work.wait()
             began = self._time()
@@ -154,10 +156,10 @@ class FanOut:
             await self._fence()
             if not self._readings and not self._published:
                 self._work.clear()
-            now, offered = self._time(), self._offered
+            now, number = self._time(), self.number
             took_s = now - began
-            share = (offered - offered_before) / max(now - before, 1e-6) * took_s / max(handed_over, 1)
-            before, offered_before = now, offered
+            share = (number - number_before) / max(now - before, 1e-6) * took_s / max(handed_over, 1)
+            before, number_before = now, number
             await asyncio.sleep(min(took_s * (REST if share < MOST_SHARE else GENTLE_REST), MOST_PAUSE_S))
 
     async def stop(self) -> None:
@@ -174,7 +176,7 @@ class FanOut:
             if waiting is None:
                 return turn
             size += waiting.size
-            await self._broadcast(waiting.topic, waiting.payload, waiting.qos)
+            await self._broadcast(waiting.topic, wrap(waiting.number, waiting.qos, waiting.payload))
             if waiting.taken is not None:
                 self._loop.call_soon(waiting.taken)
         return BATCH_MESSAGES
@@ -190,22 +192,22 @@ class FanOut:
             return waiting
         return None
 
-    async def _broadcast(self, topic: str, payload: bytes, qos: int) -> None:
-        self._number += 1
+    async def _broadcast(self, topic: str, data: bytes) -> None:
         # QoS 0 inside amqtt: it would wait for acknowledgements, and forget after 5 s
-        await self._amqtt.internal_message_broadcast(topic, wrap(self._number, qos, payload), 0)
+        await self._amqtt.internal_message_broadcast(topic, data, 0)
 
     # --- the fence -------------------------------------------------------------------------------------------
 
     async def _fence(self) -> None:
         """Wait until amqtt has passed on all that it was given."""
+        self._fences += 1
         self._fence_reached.clear()
-        await self._broadcast(FENCE_TOPIC, b"", 0)
+        await self._broadcast(FENCE_TOPIC, wrap(self._fences, 0, b""))
         while not await self._is_reached():
             if self._probe is None:
                 with suppress(TimeoutError):
                     await self.start()
-                await self._broadcast(FENCE_TOPIC, b"", 0)
+                await self._broadcast(FENCE_TOPIC, wrap(self._fences, 0, b""))
 
     async def _is_reached(self) -> bool:
         try:
@@ -222,7 +224,7 @@ class FanOut:
         return True
 
     def _at_fence(self, topic: str, data: bytes) -> None:
-        if unwrap(data)[0] == self._number:
+        if unwrap(data)[0] == self._fences:
             self._fence_reached.set()
 
     def _probe_lost(self) -> None:
