@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.broker import frames
+from appliance.broker.attached import AttachedLimits
 from appliance.broker.listener import Endpoint, Hooks, Limits
 from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
@@ -92,6 +93,7 @@ async def running(
     *,
     viewers: Mapping[str, str] | None = None,
     limits: Limits | None = None,
+    attached: AttachedLimits | None = None,
     plugins: dict[str, object] | None = None,
     clock: Clock | None = None,
 ) -> AsyncIterator[Rig]:
@@ -142,6 +144,7 @@ async def running(
         clock=clock,
         limits=limits or Limits(),
         endpoints=[Endpoint("127.0.0.1", 0)],
+        attached=attached,
         plugins=plugins,
     )
     rig = Rig(database, buffer, registry, credentials, presence, refusals, broker)
