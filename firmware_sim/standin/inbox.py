@@ -94,15 +94,20 @@ class Inbox:
             )
         floor = max(floor, known_floor)
         effects = _Effects()
-        results = []
+        results: list[Result] = []
+        held: set[str] = set()
         for message in messages:
             seq = message["seq"]
             if seq < floor:
                 highest = max(highest, seq)  # a duplicate is a confirmation too
                 results.append({"seq": seq, "status": "duplicate"})
                 continue
-            judged = self._judge(message)
+            ordered = message.get("kind") != Kind.TELEMETRY.wire
+            # what a device said in an order must not take effect in another
+            judged = _retry(seq) if ordered and message.get("device") in held else self._judge(message)
             if judged is not None:
+                if ordered and judged["status"] == "retry":
+                    held.add(message["device"])
                 results.append(judged)
                 continue
             inserted = connection.execute("INSERT OR IGNORE INTO receipts VALUES (?, ?, ?)", (gateway, epoch, seq))
@@ -147,7 +152,7 @@ class Inbox:
         if self._faults.take("reject", device):
             return _rejected(seq, "invalid", "rejected on request")
         if self._faults.take("retry", device):
-            return {"seq": seq, "status": "retry"}
+            return _retry(seq)
         return None
 
     def _knows(self, device: str) -> bool:
@@ -247,6 +252,10 @@ def _note_command(connection: sqlite3.Connection, device: str, kind: str, payloa
         "UPDATE commands SET state = ?, history = json_insert(history, '$[#]', json(?)) WHERE command_id = ?",
         (str(payload.get("state")), json.dumps(payload), command_id),
     )
+
+
+def _retry(seq: int) -> Result:
+    return {"seq": seq, "status": "retry"}
 
 
 def _rejected(seq: int, code: str, message: str) -> Result:

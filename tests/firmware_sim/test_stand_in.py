@@ -60,10 +60,12 @@ class Side:
     async def fault(self, kind: str, **more: Any) -> None:
         await self.sim("POST", "faults", {"kind": kind, **more})
 
-    async def post(self, *seqs: int, device: str = "press-001", floor: int = 1, gateway: str = "g") -> httpx.Response:
+    async def post(
+        self, *seqs: int, device: str = "press-001", floor: int = 1, gateway: str = "g", kind: Kind = Kind.TELEMETRY
+    ) -> httpx.Response:
         messages = [
             encode_message(
-                StoredMessage(seq, device, Kind.TELEMETRY, None, 1_700_000_000_000, 0, b'{"msg_id": %d}' % seq), "live"
+                StoredMessage(seq, device, kind, None, 1_700_000_000_000, 0, b'{"msg_id": %d}' % seq), "live"
             )
             for seq in seqs
         ]
@@ -131,6 +133,12 @@ async def test_retry_leaves_no_receipt(side: Side) -> None:
     await side.fault("retry", count=1)
     assert await side.send(1, 2) == ["retry", "stored"]
     assert await side.send(1, 2) == ["stored", "duplicate"]
+
+
+async def test_what_a_device_said_in_order_is_never_stored_behind_a_later_one(side: Side) -> None:
+    await side.fault("retry", count=1)
+    assert await side.send(1, 2, kind=Kind.COMMAND_STATE) == ["retry", "retry"]
+    assert await side.send(1, 2, kind=Kind.COMMAND_STATE) == ["stored", "stored"]
 
 
 async def test_a_loss_on_request_is_confirmed_and_missing(side: Side) -> None:
