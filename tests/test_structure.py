@@ -76,6 +76,7 @@ IMPORT_NAMES = {"paho-mqtt": "paho"}
 """Where the import's name is not the distribution's."""
 USED_OTHERWISE = {
     "httptools": ("appliance/app.py", "uvicorn.Config("),  # uvicorn takes it where it is installed, see below
+    "sniffio": ("appliance/uplink/client.py", "httpx.AsyncClient("),
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
     "pytest-xdist": ("install.sh", "pytest -n"),
     "ruff": ("install.sh", 'bin/ruff" check'),
