@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from appliance.contract.odoo import Kind
 from appliance.errors import (
     StoreUnavailableError,
 )
+from appliance.store.outbox import Change, Outcome
 from tests.services.command_kit import Bench, Delivered, running_bench
 
 
@@ -84,6 +85,14 @@ async def test_a_delivered_command_without_an_answer_stays_delivered_and_is_sett
     await bench.respond("d1", {"command_id": command_id, "status": "ok"})
     assert await bench.state(command_id) == "done*"
     assert (await bench.messages(Kind.COMMAND_STATE))[-1]["late"] is True
+
+
+async def test_an_answer_right_behind_the_acknowledgement_is_stored_behind_it(bench: Bench) -> None:
+    bench.broker.connect("d1")
+    command_id = await bench.send()
+    bench.broker.sent[0].ack()
+    await bench.respond("d1", {"status": "ok"})
+    assert await bench.history(command_id) == ["queued", "sent", "delivered", "done"]
 
 
 async def test_an_answer_that_overtakes_the_acknowledgement_counts_and_is_not_taken_back(bench: Bench) -> None:
@@ -165,6 +174,23 @@ async def test_the_next_command_is_written_after_the_acknowledgement_of_the_last
     assert seen == [[("delivered",), ("sent",)]]
 
 
+async def test_the_acknowledgement_goes_to_the_disk_before_the_next_claim(bench: Bench) -> None:
+    bench.broker.connect("d1")
+    await bench.send()
+    await bench.send()
+    submitted: list[str] = []
+    submit = bench.service._outbox.submit
+
+    def note(changes: Sequence[Change], *, receipt: object = None) -> asyncio.Future[list[Outcome]]:
+        submitted.extend(change.func.__name__ for change in changes)  # type: ignore[attr-defined]
+        return submit(changes, receipt=receipt)
+
+    bench.service._outbox.submit = note  # type: ignore[method-assign]
+    bench.broker.sent[0].ack()
+    await bench.settle()
+    assert submitted == ["acknowledge", "claim"]
+
+
 # --- counted before the bytes go out --------------------------------------------------------------------------------
 
 
@@ -237,6 +263,18 @@ async def test_a_connection_that_ends_while_the_delivery_is_being_counted_costs_
     bench.broker.connect("d1")
     await bench.settle()
     assert bench.broker.ids() == ["c"]
+
+
+async def test_a_command_whose_time_ends_while_its_delivery_is_being_counted_is_not_written(bench: Bench) -> None:
+    bench.broker.connect("d1")
+    sending = asyncio.create_task(bench.send(command_id="c"))
+    await asyncio.sleep(0)
+    bench.clock.pass_time(61)
+    await sending
+    bench.service.tick()
+    await bench.settle()
+    assert bench.broker.sent == []
+    assert await bench.state("c") == "expired*"
 
 
 async def test_a_connection_that_breaks_while_it_is_written_to_counts_as_one_delivery(bench: Bench) -> None:
