@@ -1,0 +1,109 @@
+"""Files of every version ever released become files of this version; files of others are refused untouched."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Migrations
+
+from appliance.errors import StoreFormatError
+from appliance.store import schema
+from appliance.store.database import Database
+from tests.store.conftest import OpenStore
+from tests.store.support import open_store
+
+
+def structure(path: Path) -> str:
+    """Tables and indexes as the file holds them, without comments and spacing."""
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")
+    lines = [" ".join(line.split("--")[0].strip() for line in sql.splitlines()) for (sql,) in rows]
+    connection.close()
+    return "\n".join(" ".join(line.split()) for line in lines)
+
+
+def make(path: Path, *statements: str) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+    return path.read_bytes()
+
+
+async def refused(folder: Path, match: str) -> None:
+    before = (folder / "appliance.db").read_bytes()
+    with pytest.raises(StoreFormatError, match=match):
+        await Database.open(folder)
+    assert (folder / "appliance.db").read_bytes() == before
+    assert not (folder / "appliance.db-wal").exists()
+
+
+async def test_a_file_of_another_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    make(tmp_path / "appliance.db", "PRAGMA application_id = 252006674", "CREATE TABLE fossil (x)")
+    await refused(tmp_path, "another program")
+
+
+async def test_a_file_of_a_program_that_does_not_sign_its_files_is_refused_too(tmp_path: Path) -> None:
+    make(tmp_path / "appliance.db", "CREATE TABLE messages (id INTEGER PRIMARY KEY, body TEXT)")
+    await refused(tmp_path, "another program")
+
+
+async def test_a_file_from_a_newer_version_is_refused_and_left_alone(open_again: OpenStore, tmp_path: Path) -> None:
+    store = await open_again()
+    await store.close()
+    make(
+        store.database.path,
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('appliance', 'm999_future', 'now')",
+    )
+    await refused(tmp_path / "data", "newer version.*m999_future")
+
+
+async def test_migrations_of_another_set_in_the_same_file_do_not_matter(open_again: OpenStore) -> None:
+    store = await open_again()
+    await store.close()
+    make(
+        store.database.path,
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('plugin', 'm001', 'now')",
+    )
+    await open_again()
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was_and_is_tried_again(
+    open_again: OpenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_again()
+    await store.add(1)
+    await store.close()
+    before = structure(store.database.path)
+    later = Migrations("appliance")
+    later._migrations = [*schema.migrations._migrations]
+    fails = True
+
+    @later()
+    def m002_half(tables: object) -> None:
+        tables.execute("CREATE TABLE half (x INTEGER)")  # type: ignore[attr-defined]
+        if fails:
+            raise sqlite3.OperationalError("the power goes")
+
+    monkeypatch.setattr(schema, "migrations", later)
+    with pytest.raises(Exception, match="the power goes"):
+        await open_store(tmp_path / "data")
+    assert structure(store.database.path) == before
+    fails = False
+    store = await open_again()
+    assert await store.query("SELECT count(*) FROM half") == [(0,)]
+    assert await store.numbers() == [1]
+
+
+async def test_tables_of_what_must_not_be_lost_are_strict(open_again: OpenStore) -> None:
+    store = await open_again()
+    tables = await store.query("SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'")
+    assert {name for name, strict in tables if not strict} <= {
+        "sqlite_schema",
+        "sqlite_sequence",
+        "_sqlite_migrations",
+    }
