@@ -15,7 +15,7 @@ import logging
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -73,7 +73,13 @@ class FanOut:
     """
 
     def __init__(
-        self, *, amqtt: Broker, most_messages: int, most_bytes: int, time: Callable[[], float] = time.monotonic
+        self,
+        *,
+        amqtt: Broker,
+        most_messages: int,
+        most_bytes: int,
+        time: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.dropped = 0
         """Messages of devices that had to make room, and messages of clients that found none."""
@@ -85,6 +91,7 @@ class FanOut:
         self._most_messages = most_messages
         self._most_bytes = most_bytes
         self._time = time  # finer than the event loop's, which uvloop rounds to milliseconds
+        self._sleep = sleep
         self._loop = asyncio.get_running_loop()
         self._readings: deque[_Waiting] = deque()
         self._readings_bytes = 0
@@ -160,7 +167,7 @@ class FanOut:
             took_s = now - began
             share = (number - number_before) / max(now - before, 1e-6) * took_s / max(handed_over, 1)
             before, number_before = now, number
-            await asyncio.sleep(min(took_s * (REST if share < MOST_SHARE else GENTLE_REST), MOST_PAUSE_S))
+            await self._sleep(min(took_s * (REST if share < MOST_SHARE else GENTLE_REST), MOST_PAUSE_S))
 
     async def stop(self) -> None:
         """Detach from amqtt; after :meth:`run` has ended."""
