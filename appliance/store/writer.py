@@ -27,6 +27,11 @@ GROUP_ROWS = 4096
 SMALL_GROUP_ROWS = 16
 """If not even so many fit on a full disk, wait."""
 IDLE_S = 5.0
+GATHER_TURNS = 4
+GATHERED_ROWS = 256
+"""While the event loop goes on reading what has arrived, the writer leaves it the interpreter lock: at most so many
+turns of the loop, or until so many entries are there. It halves what a message costs where each device has one in
+flight, and adds no delay: a loop that has nothing to read wakes the writer at once."""
 Row = tuple[Any, ...]
 """A hot-path entry: columns, then the receipt. See :meth:`appliance.store.buffer.Buffer.append`."""
 
@@ -122,10 +127,14 @@ class Writer:
         self._entries.append(entry)
         if not self._kick_scheduled:
             self._kick_scheduled = True
-            # one wake-up for all that this turn of the loop brings
-            self._loop.call_soon(self._kick)
+            self._loop.call_soon(self._kick, 0, GATHER_TURNS)
 
-    def _kick(self) -> None:
+    def _kick(self, gathered: int, turns_left: int) -> None:
+        """Wake the writer, as soon as a turn of the loop has brought nothing more."""
+        entries = len(self._entries)
+        if gathered < entries < GATHERED_ROWS and turns_left:
+            self._loop.call_soon(self._kick, entries, turns_left - 1)
+            return
         self._kick_scheduled = False
         if not self._waking:
             self._waking = True
@@ -195,7 +204,8 @@ class Writer:
         self._group_rows = min(self._group_rows * 2, GROUP_ROWS)
         if self._closing:
             return bool(self._entries)
-        return bool(self._entries) or (self.sink is not None and self.sink.busy)
+        # what came meanwhile has its own wake-up, unless there is much of it
+        return len(self._entries) >= GATHERED_ROWS or (self.sink is not None and self.sink.busy)
 
     def _take(self) -> list[Entry]:
         entries = self._entries
