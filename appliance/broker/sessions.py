@@ -305,9 +305,13 @@ class NativeSession(Session):
         return packet_id
 
     def _acknowledged(self, packet_id: int) -> None:
-        sent = self._state.in_flight.pop(packet_id, None)
+        in_flight = self._state.in_flight
+        was_full = len(in_flight) >= MOST_IN_FLIGHT
+        sent = in_flight.pop(packet_id, None)
         if sent is not None:
             sent.on_ack()
+            if was_full:
+                self.announce()
 
     def lost(self, reason: str, *, graceful: bool) -> None:
         """See :class:`Session`."""
