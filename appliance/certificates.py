@@ -86,11 +86,9 @@ def ensure(folder: Path, names: Iterable[str], *, build_date: datetime = BUILD_D
     if server is None or not set(wanted) <= set(had):
         server = _issue(authority, list(dict.fromkeys(wanted + had))[:MOST_NAMES], build_date)
         write_file(server_file, server.pem(), replace=True)
-    fingerprint = authority.certificate.fingerprint(hashes.SHA256()).hex(":").upper()
-    _log.info("the certificate authority's SHA-256 fingerprint is %s", fingerprint)
     return Certificates(
         ca_pem=authority.certificate.public_bytes(Encoding.PEM).decode(),
-        fingerprint=fingerprint,
+        fingerprint=authority.certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
         cert_file=server_file,
         key_file=server_file,
     )

@@ -35,9 +35,9 @@ class SecureAppliance(Appliance):
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         viewer = {"MQTT_BROKER_USERNAME": "scada", "MQTT_BROKER_PASSWORD": "a-viewer's password"}
         super().__init__(
-            folder, environment={**viewer, "HTTP_USE_TLS": "True", "IIOT_ADVERTISED_HOST": "localhost", **environment}
+            folder, environment={**viewer, "HTTP_USE_TLS": "True", "IIOT_ADVERTISED_HOST": "127.0.0.1", **environment}
         )
-        self.url = f"https://localhost:{self.http_port}"
+        self.url = f"https://{self.host}:{self.http_port}"
 
     async def is_ready(self) -> bool:
         try:
@@ -98,7 +98,7 @@ async def stack(tmp_path: Path) -> AsyncIterator[tuple[OdooStandIn, SecureApplia
         reader = Reader(
             tmp_path,
             {
-                "GATEWAY": "localhost",
+                "GATEWAY": box.host,
                 "MQTT": str(box.mqtt_tls_port),
                 "API": box.url,
                 "SERIAL": label["serial"],
@@ -129,7 +129,7 @@ async def test_a_device_pairs_and_its_reading_reaches_odoo(
 ) -> None:
     odoo, box, reader = stack
     fingerprint = (await reader.type("trust")).strip().partition("=")[2]
-    assert f"fingerprint is {fingerprint}\n" in box.log
+    assert f"SHA-256 fingerprint of the certificate authority: {fingerprint}\n" in box.log
     await reader.type(pair, "secret", "publish")
     assert reader.config()["status"] == "ok"
     assert [reading["temperature"] for reading in await until_odoo_has(odoo, 1)] == [71.3]
