@@ -140,7 +140,11 @@ class Server:
         return ProcessError(f"{self.name} {what} (exit status {status}); its log ends:\n{self.log[-4000:]}")
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            self.kill()  # nobody will leave what was never entered
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

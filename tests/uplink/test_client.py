@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import httpx
@@ -353,7 +354,7 @@ async def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(tmp_pa
         writer.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=server_side)
-    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         async with OdooClient(base_url=url, api_key=SecretStr(API_KEY)) as client:
             with pytest.raises(OdooUnavailableError, match="certificate verify failed"):
@@ -365,16 +366,16 @@ async def test_a_server_whose_certificate_nobody_vouches_for_gets_nothing(tmp_pa
 
 
 def _certificate(folder: Path) -> Path:
-    """Key and self-signed certificate of localhost in one file."""
+    """Key and self-signed certificate of 127.0.0.1 in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(issuer_name=name, subject_name=name, public_key=key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
     path = folder / "server.pem"

@@ -244,7 +244,7 @@ async def test_answers_are_not_kept_by_caches_nor_guessed_at(client: httpx.Async
 @contextlib.asynccontextmanager
 async def serving(world: World, folder: Path) -> AsyncIterator[tuple[int, ssl.SSLContext]]:
     """The API behind uvicorn and TLS on a free port."""
-    made = certificates.ensure(folder, ["localhost"])
+    made = certificates.ensure(folder, ["127.0.0.1"])
     config = uvicorn.Config(
         world.app(limits=WebLimits(body_bytes=10_000)),
         ssl_certfile=str(made.cert_file),
@@ -268,7 +268,7 @@ async def test_the_whole_way_through_uvicorn_and_tls(world: World, tmp_path: Pat
     world.odoo.issue("T-1", "SN-1", "press-07")
     async with (
         serving(world, tmp_path / "tls") as (port, trust),
-        httpx.AsyncClient(verify=trust, base_url=f"https://localhost:{port}", timeout=10) as client,
+        httpx.AsyncClient(verify=trust, base_url=f"https://127.0.0.1:{port}", timeout=10) as client,
     ):
         answer = await client.post("/api/v1/config/download", json={"serial": "SN-1", "token": "T-1"})
         secret = answer.json()["mqtt"]["password"]
