@@ -109,7 +109,7 @@ class AttachedSession(Session):
 
     def frame(self, header: int, data: bytes, start: int, end: int) -> None:
         """See :class:`Session`."""
-        if self._blocked or self._held_back:
+        if self._blocked:
             self._held_back.append((header, data, start, end))
             self.connection.pause_reading()
         else:

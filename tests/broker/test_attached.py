@@ -9,7 +9,8 @@ import pytest
 
 from appliance.broker import frames
 from appliance.broker.attached import AttachedLimits
-from tests.broker.rig import Rig, connect, packet, puback, running, subscribe, text
+from appliance.broker.fan_out import wrap
+from tests.broker.rig import WITHIN_S, Rig, connect, packet, puback, running, subscribe, text
 from tests.broker.viewers import DISCONNECT, Received, publish, received, unsubscribe, viewer
 
 TOPIC = "telemetry/press-07/data"
@@ -71,6 +72,13 @@ async def test_a_viewer_of_everything_never_sees_commands_configuration_or_updat
     assert (await received(client)).topic == "test/end"
 
 
+async def test_a_viewer_gets_nothing_else_whatever_might_get_into_amqtt(rig: Rig) -> None:
+    client = await viewer(rig, "#")
+    for number, topic in enumerate(("command/press-07/action", "$SYS/x", "other", TOPIC)):
+        await rig.broker.amqtt.internal_message_broadcast(topic, wrap(1000 + number, 1, b"x"))
+    assert (await received(client)).topic == TOPIC
+
+
 async def test_refused_filters_are_answered_one_by_one_and_not_passed_on(rig: Rig) -> None:
     client = await viewer(rig)
     client.send(subscribe(5, "command/#", "test/a", "$SYS/#", TOPIC, "test/a", qos=2), subscribe(6, "ota/#"))
@@ -121,6 +129,17 @@ async def test_what_viewers_publish_below_test_reaches_other_viewers(rig: Rig, q
     sender, other = await viewer(rig, client_id="sender"), await viewer(rig, "test/#", client_id="other", qos=2)
     await publish(sender, "test/deep/down", b"hello", qos=qos)
     assert (await received(other))[:3] == ("test/deep/down", b"hello", qos)
+
+
+async def test_names_of_the_brokers_own_are_not_published_to_whatever_the_policy(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rig.broker.plugin, "viewer_may_publish", lambda topic: True)
+    client = await viewer(rig)
+    await publish(client, "$SYS/x", b"x", qos=2)
+    await publish(client, "anywhere", b"x", qos=2)
+    assert rig.broker.attached is not None
+    assert rig.broker.attached.refused == 1
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
@@ -302,8 +321,14 @@ async def test_amqtt_that_does_not_answer_costs_its_client_the_connection_and_no
     monkeypatch.setattr("appliance.broker.adapters.END_WITHIN_S", 0.05)
     client = await viewer(rig)
     monkeypatch.setattr(rig.broker.amqtt, "add_subscription", lambda *_: asyncio.Event().wait())
-    client.send(subscribe(1, "test/a"))
-    assert await client.end() == b""
+    assert rig.broker.attached is not None
+    session = rig.broker.attached._states["scada", "v"].session
+    assert session is not None
+    client.send(subscribe(1, "test/a"), b"\xc0\x00")
+    async with asyncio.timeout(WITHIN_S):
+        while not session.connection.reading_paused:
+            await asyncio.sleep(0.001)
+    assert await client.end() == b"", "nothing overtakes the SUBACK"
     monkeypatch.undo()
     other = await viewer(rig, "test/a", client_id="other")
     await publish(other, "test/a", b"x")

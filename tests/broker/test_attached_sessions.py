@@ -202,12 +202,19 @@ async def test_a_viewer_that_stays_away_is_forgotten_by_age_and_by_number(tmp_pa
         await until(lambda: len(attached(rig)) == 2)
         await viewer(rig, client_id="1", clean=False, present=False)
         await viewer(rig, client_id="2", clean=False, present=True)
+        await leave(await viewer(rig, client_id="3", clean=False, present=True))
+        assert len(attached(rig)) == 3, "who has come back is not away"
     async with running(tmp_path, viewers=VIEWERS, attached=AttachedLimits(session_expiry_s=0.05)) as rig:
+        await leave(await viewer(rig, client_id="back", clean=False))
+        await viewer(rig, client_id="back", clean=False, present=True)
+        expiry = attached(rig)._states["scada", "back"].expiry
+        assert expiry is not None
+        assert expiry.cancelled()
         await leave(await viewer(rig, TOPIC, clean=False))
-        await until(lambda: len(attached(rig)) == 0)
+        await until(lambda: len(attached(rig)) == 1)
         assert rig.broker.plugin is not None
         assert len(rig.broker.plugin.watched) == 0
-        await until(lambda: len(rig.broker.amqtt.sessions) == 1)
+        await until(lambda: len(rig.broker.amqtt.sessions) == 2)
 
 
 # --- slow and many ------------------------------------------------------------------------------------------------

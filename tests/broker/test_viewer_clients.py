@@ -137,6 +137,7 @@ async def test_mosquitto_sub_sees_what_devices_and_mosquitto_pub_publish(rig: Ri
         while "test/#" not in plugin.watched:
             await asyncio.sleep(0.01)
         device.send(frames.publish(TOPIC, b'{"t": 1}', qos=1, packet_id=1))
+        await device.packet()
         publishing = await asyncio.create_subprocess_exec(
             *("mosquitto_pub", *account, "-q", "2", "-t", "test/try", "-m", "hello")
         )
