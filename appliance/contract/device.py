@@ -149,7 +149,8 @@ def parse_telemetry(payload: bytes, received_at_ms: int) -> list[Reading]:
     if type(value) is dict:
         return [_reading(value, payload, received_at_ms)]
     if type(value) is list and value and all(type(item) is dict for item in value):
-        return [_reading(item, to_json(item), received_at_ms) for item in value]
+        # 1e999 is JSON, but reads as infinity, which JSON cannot write
+        return [_reading(item, to_json(item, inf_nan_mode="null"), received_at_ms) for item in value]
     return [Reading(payload, None, 0, None)]
 
 

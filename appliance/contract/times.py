@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import UTC, datetime
 from enum import IntFlag
@@ -68,7 +67,8 @@ def device_time(ts: object, received_at_ms: int) -> tuple[int | None, ClockFlag]
             ms = parse_rfc3339(ts)
         except (ValueError, OverflowError):
             return None, ClockFlag.UNREADABLE
-    elif isinstance(ts, (int, float)) and not isinstance(ts, bool) and math.isfinite(ts):
+    # the comparison also keeps out what is infinite, or no number, or an integer too large for a float
+    elif isinstance(ts, (int, float)) and not isinstance(ts, bool) and abs(ts) <= _LATEST_MS:
         ms = round(ts if ts > MILLISECONDS_ABOVE else ts * 1000)
     else:
         return None, ClockFlag.UNREADABLE

@@ -52,7 +52,10 @@ def test_what_is_not_json_is_said_to_be_none(payload: bytes) -> None:
         ("2999-01-01T00:00:00Z", (None, ClockFlag.AHEAD)),
         (-1, (None, ClockFlag.UNREADABLE)),
         (10**30, (None, ClockFlag.UNREADABLE)),
+        (10**400, (None, ClockFlag.UNREADABLE)),
+        (-1e308, (None, ClockFlag.UNREADABLE)),
         (float("inf"), (None, ClockFlag.UNREADABLE)),
+        (float("nan"), (None, ClockFlag.UNREADABLE)),
         ("yesterday", (None, ClockFlag.UNREADABLE)),
         (True, (None, ClockFlag.UNREADABLE)),
         (None, (None, ClockFlag.UNREADABLE)),
@@ -68,6 +71,11 @@ def test_a_devices_time_is_judged_by_the_gateways(ts: object, expected: tuple[in
 def test_an_unusable_msg_id_is_none_and_the_reading_is_kept(msg_id: str) -> None:
     (reading,) = parse_telemetry(f'{{"msg_id": {msg_id}}}'.encode(), NOW_MS)
     assert reading.msg_id is None
+
+
+def test_readings_of_an_array_are_json_again_whatever_their_numbers() -> None:
+    readings = parse_telemetry(b'[{"a": 1e999}, {"a": [-1e999]}]', NOW_MS)
+    assert [reading.payload for reading in readings] == [b'{"a":null}', b'{"a":[null]}']
 
 
 def test_times_survive_the_wire() -> None:
