@@ -25,7 +25,7 @@ from appliance.errors import (
     TopicsRefusedError,
 )
 from appliance.services.credentials import Credentials
-from appliance.services.limits import FailureLimiter, address_key
+from appliance.services.limits import FailureLimiter, Quiet, address_key
 from appliance.store.device_rows import Claim, Pairing
 from appliance.store.devices import DeviceRegistry
 
@@ -124,6 +124,7 @@ class ClaimDesk:
         self._serials = FailureLimiter(most=limits.failures_per_serial, window_s=window_s, clock=clock)
         self._claims: dict[_Key, asyncio.Task[Outcome]] = {}
         self._calls = asyncio.Semaphore(limits.odoo_calls)
+        self._quiet = Quiet(clock=clock)
 
     def blocked(self, source_address: str) -> Refused | None:
         """Whether this address has failed too often of late."""
@@ -167,7 +168,9 @@ class ClaimDesk:
         try:
             return await self._settle(key, request)
         except (OdooUnavailableError, OdooAlarmError, StoreUnavailableError) as error:
-            log.warning("%s cannot be paired now: %s", request.serial, error)
+            # strangers may ask as often as they like, and make up serial numbers
+            if self._quiet.due(type(error).__name__):
+                log.warning("%s cannot be paired now: %s", request.serial, error)
             wished = error.retry_after_s if isinstance(error, OdooUnavailableError) else None
             return Pending(self._limits.retry_after_s if wished is None else min(max(math.ceil(wished), 1), 3600))
         except OdooRefusedError as error:

@@ -56,3 +56,17 @@ def address_key(address: str) -> str:
             return str(ip.ipv4_mapped)
         return str(ipaddress.ip_network((ip, 64), strict=False))
     return str(ip)
+
+
+class Quiet:
+    """Which log lines are due: for each key one a minute, however often there is cause."""
+
+    def __init__(self, *, clock: Clock, every_s: float = 60.0) -> None:
+        self._said = FailureLimiter(most=1, window_s=every_s, clock=clock)
+
+    def due(self, key: str) -> bool:
+        """Whether this line is to be written now."""
+        if self._said.wait_s(key):
+            return False
+        self._said.failed(key)
+        return True

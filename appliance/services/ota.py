@@ -10,6 +10,7 @@ from sqlite3 import Connection
 
 from appliance.contract.device import OtaStatus, PayloadError, parse_body
 from appliance.contract.odoo import Kind
+from appliance.services.limits import Quiet
 from appliance.store.buffer import add_message
 from appliance.store.database import Database
 from appliance.store.parked import park
@@ -22,6 +23,7 @@ class OtaService:
 
     def __init__(self, *, database: Database) -> None:
         self._database = database
+        self._quiet = Quiet(clock=database.clock)
 
     def accept_status(self, device_id: str, payload: bytes, received_at_ms: int, receipt: object) -> None:
         """Store a report as the device sent it; ``receipt`` comes back after the commit, whatever the payload is."""
@@ -31,7 +33,8 @@ class OtaService:
         try:
             parse_body(OtaStatus, payload)
         except PayloadError as error:
-            log.warning("an OTA status of %s is parked: %s", device_id, error.message)
+            if self._quiet.due(device_id):
+                log.warning("an OTA status of %s is parked: %s", device_id, error.message)
             job = partial(
                 park,
                 device=device_id,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
+from appliance.services.limits import Quiet
 from appliance.store.database import Database
 from appliance.store.ledger import note_refusal
 
@@ -24,6 +25,7 @@ class RefusalService:
         self._database = database
         self._clock = clock
         self._pending: dict[tuple[str, str], tuple[int, str]] = {}
+        self._quiet = Quiet(clock=clock)
         self.total = 0
         """Refusals since the start, for metrics."""
 
@@ -34,7 +36,8 @@ class RefusalService:
         if key not in self._pending:
             if len(self._pending) >= MOST_PENDING:
                 return
-            log.warning("dropped what %s published to %r: %s", device_id, topic[:100], reason)
+            if self._quiet.due(f"{device_id} {reason}"):
+                log.warning("dropped what %s published to %r: %s", device_id, topic[:100], reason)
         count, _ = self._pending.get(key, (0, ""))
         self._pending[key] = (count + 1, topic)
 

@@ -6,6 +6,7 @@ import logging
 
 from appliance.contract.device import PayloadError, parse_telemetry
 from appliance.contract.odoo import Kind
+from appliance.services.limits import Quiet
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
@@ -22,6 +23,7 @@ class TelemetryService:
         self._database = database
         self._append = buffer.append
         self._last_telemetry = presence.last_telemetry_ms
+        self._quiet = Quiet(clock=database.clock)
         self.readings = 0
         """Readings taken since the start, for metrics."""
 
@@ -58,7 +60,8 @@ class TelemetryService:
 
     def _park(self, device_id: str, payload: bytes, received_at_ms: int, error: PayloadError, receipt: object) -> None:
         code, message = error.code, error.message
-        log.warning("telemetry of %s is parked: %s", device_id, message)
+        if self._quiet.due(device_id):
+            log.warning("telemetry of %s is parked: %s", device_id, message)
         parking = self._database.submit(
             lambda connection: park(
                 connection,
