@@ -72,6 +72,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of any number of packets."""
+        if self.closed:
+            return  # with TLS what was under way may still come
         self.last_received_at = self._listener.time()
         if self._tail:
             self._tail += data
@@ -85,6 +87,8 @@ class Connection(asyncio.Protocol):
             if error.reply:
                 self.write(error.reply)
             self.close(f"protocol error: {error}")
+        except Exception:
+            self._listener.failed(self)
 
     def _packets(self, data: bytes) -> None:
         position, size, need = 0, len(data), 0
@@ -142,13 +146,18 @@ class Connection(asyncio.Protocol):
 
     # --- for sessions and the listener -----------------------------------------------------------------------
 
-    def logged_in(self, session: Session, *, keep_alive_s: float, will: Will | None, lifetime_s: float = 0.0) -> None:
-        """From here on ``session`` gets the packets."""
+    def logged_in(
+        self, session: Session, *, keep_alive_s: float = 0.0, will: Will | None = None, lifetime_s: float = 0.0
+    ) -> None:
+        """From here on ``session`` gets the packets; they may not be larger than CONNECT until :meth:`allow`."""
         self.session = session
         self.keep_alive_s = keep_alive_s
         self.will = will
         self.lifetime_s = lifetime_s
-        self._limit = self._listener.limits.payload_bytes + HEADER_BYTES
+
+    def allow(self, payload_bytes: int) -> None:
+        """From here on payloads of this size may come."""
+        self._limit = payload_bytes + HEADER_BYTES
 
     def write(self, data: bytes) -> None:
         """Send; nothing happens once the connection has ended."""
@@ -189,9 +198,11 @@ class Connection(asyncio.Protocol):
         will, self.will = self.will, None
         session, self.session = self.session, None
         self._tail = bytearray()
-        self._listener.closed(self, session, None if graceful else will, reason)
-        if session is not None:
-            session.lost(reason, graceful=graceful)
+        try:
+            self._listener.closed(self, session, None if graceful else will, reason)
+        finally:
+            if session is not None:
+                session.lost(reason, graceful=graceful)
 
 
 def _length(data: bytes, position: int, size: int) -> tuple[int, int] | None:

@@ -157,7 +157,7 @@ def parse_subscribe(data: bytes, start: int, end: int) -> tuple[int, list[tuple[
         topic_filter, qos = _filter(reader), reader.byte()
         if qos > 2:
             raise ProtocolError("SUBSCRIBE wants a QoS above 2")
-        filters.append((topic_filter, qos))
+        _add(filters, (topic_filter, qos))
     return packet_id, _some(filters)
 
 
@@ -167,15 +167,20 @@ def parse_unsubscribe(data: bytes, start: int, end: int) -> tuple[int, list[str]
     packet_id = _packet_id(reader)
     filters: list[str] = []
     while reader.more:
-        filters.append(_filter(reader))
+        _add(filters, _filter(reader))
     return packet_id, _some(filters)
+
+
+def _add(items: list[_Item], item: _Item) -> None:
+    # not after the last: a packet can hold so many that reading them all would take a while
+    if len(items) >= MOST_FILTERS:
+        raise ProtocolError(f"more than {MOST_FILTERS} filters in one packet")
+    items.append(item)
 
 
 def _some(items: list[_Item]) -> list[_Item]:
     if not items:
         raise ProtocolError("SUBSCRIBE or UNSUBSCRIBE without a filter")
-    if len(items) > MOST_FILTERS:
-        raise ProtocolError(f"more than {MOST_FILTERS} filters in one packet")
     return items
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from appliance.broker import frames
 from appliance.broker.attached_session import AttachedSession
@@ -24,11 +23,16 @@ from appliance.broker.plugin import (
     UnpairedLogin,
     ViewerLogin,
 )
-from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState, UnpairedSession
+from appliance.broker.seams import Endpoint, Hooks, Limits
+from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState
 from appliance.broker.throttle import Throttle
+from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.times import Clock
+from appliance.services.limits import address_key
 from appliance.services.presence import PresenceService
 from appliance.store.devices import Device
+
+__all__ = ["Endpoint", "Hooks", "Limits", "Listener"]
 
 log = logging.getLogger(__name__)
 
@@ -42,49 +46,6 @@ SWEEP_S = 1.0
 BACKLOG = 4096
 MOST_NOT_LOGGED_IN = 2000
 VIEWER_FAILURES, VIEWER_FAILURES_WITHIN_S = 10, 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of the listener."""
-
-    payload_bytes: int = 262_144
-    connections: int = 10_000
-    unpaired: int = 1000
-    unpaired_per_address: int = 20
-    viewers: int = 50
-    send_buffer_bytes: int = 256 * 1024
-    unacked_bytes: int = 64 << 20
-    """Payloads of all clients that wait for their commit; beyond it nobody who sends is read on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to listen; port 0 takes a free one; with ``tls`` it speaks TLS."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """Whom the listener tells; all are called on the event loop and must not wait."""
-
-    in_order: Callable[[Receipt], None]
-    """Send a receipt through the store's queue, behind what waits there."""
-    refused: Callable[[str, str, str], None]
-    """A publish was dropped: device id, reason, topic."""
-    pair: Callable[[str, bytes, str, Callable[[bytes], None]], None]
-    """An unpaired device asks: serial number, payload, address, reply."""
-    logged_in: Callable[[str, int], None]
-    """A device has logged in: device id, generation of its secret."""
-    ready: Callable[[str], None]
-    """A device has subscribed to its commands."""
-    gone: Callable[[str], None]
-    """A device's connection has ended."""
-    fan_out: Callable[[str, bytes, int], None] = lambda topic, payload, qos: None
-    """A committed publish that an attached client has subscribed to: topic, payload, QoS."""
 
 
 class Listener:
@@ -143,6 +104,9 @@ class Listener:
                 ssl_handshake_timeout=TLS_HANDSHAKE_S if endpoint.tls else None,
                 backlog=BACKLOG,
             )
+            for each in server.sockets:
+                # inherited by what is accepted: a client without keep-alive that was unplugged is found out too
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._servers.append(server)
             ports.append(int(server.sockets[0].getsockname()[1]))
         return ports
@@ -151,7 +115,11 @@ class Listener:
         """Once a second end what has been silent, slow or half-open for too long; until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:
+                # a fault of ours with one client must not end all others
+                log.exception("a connection could not be ended as it should")
 
     async def stop(self) -> None:
         """Stop listening and close every connection; what was committed has been acknowledged by then."""
@@ -212,8 +180,8 @@ class Listener:
             self._device_login(connection, connect, verdict)
         elif isinstance(verdict, UnpairedLogin):
             session = UnpairedSession(connection, self, verdict)
-            self._unpaired[session] = connection.address
-            connection.logged_in(session, keep_alive_s=0, will=None, lifetime_s=UNPAIRED_LIFETIME_S)
+            self._unpaired[session] = address_key(connection.address)
+            connection.logged_in(session, lifetime_s=UNPAIRED_LIFETIME_S)
             connection.write(frames.connack(frames.ACCEPTED))
         else:
             self._viewer_login(connection, connect, verdict)
@@ -226,7 +194,7 @@ class Listener:
         if len(self._connections) >= self.limits.connections:
             return Refusal(frames.UNAVAILABLE, "too many connections")
         is_viewer = connect.username is not None and connect.username in self._plugin.rights.viewers
-        if is_viewer and not self._viewer_failures.may(connection.address):
+        if is_viewer and not self._viewer_failures.may(address_key(connection.address)):
             return Refusal(frames.UNAVAILABLE, "too many wrong passwords for a viewer account from this address")
         verdict = self._plugin.identify(connect)
         if isinstance(verdict, ViewerLogin) and (self._viewers >= self.limits.viewers or self._attach is None):
@@ -234,13 +202,14 @@ class Listener:
         if isinstance(verdict, UnpairedLogin) and not self._may_pair(connection.address):
             return Refusal(frames.UNAVAILABLE, "too many connections of devices that are not paired")
         if isinstance(verdict, Refusal) and is_viewer:
-            self._viewer_failures.note(connection.address)
+            self._viewer_failures.note(address_key(connection.address))
         return verdict
 
     def _may_pair(self, address: str) -> bool:
         if len(self._unpaired) >= self.limits.unpaired:
             return False
-        return sum(each == address for each in self._unpaired.values()) < self.limits.unpaired_per_address
+        key = address_key(address)
+        return sum(each == key for each in self._unpaired.values()) < self.limits.unpaired_per_address
 
     def _device_login(self, connection: Connection, connect: Connect, login: DeviceLogin) -> None:
         device_id = login.device.device_id
@@ -258,7 +227,9 @@ class Listener:
         self._devices[device_id] = session
         will = self._own_will(session, connect.will)
         connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
-        connection.write(frames.connack(frames.ACCEPTED, session_present=present))
+        connection.allow(self.limits.payload_bytes)
+        # in MQTT 3.1 that byte of CONNACK is reserved
+        connection.write(frames.connack(frames.ACCEPTED, session_present=present and connect.level > 3))
         self._presence.connected(device_id, connection.address, takeover=before is not None)
         self._hooks.logged_in(device_id, login.generation)
         if present:
@@ -277,6 +248,7 @@ class Listener:
         self._viewers += 1
         will = connect.will if connect.will is not None and session.permits_will(connect.will) else None
         connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
+        connection.allow(self.limits.payload_bytes)
 
     def closed(self, connection: Connection, session: Session | None, will: Will | None, reason: str) -> None:
         """A connection has ended, its socket may still be writing its last bytes."""
@@ -287,13 +259,22 @@ class Listener:
             log.info("%s disconnected: %s", session.device_id, reason)
             route = session.route(will.topic) if will is not None else None
             if will is not None and route is not None:
-                route.accept(session.device_id, will.payload, self.clock.now_ms(), None)
+                try:
+                    route.accept(session.device_id, will.payload, self.clock.now_ms(), None)
+                except Exception:
+                    log.exception("the will of %s could not be taken", session.device_id)
         elif isinstance(session, AttachedSession):
             self._viewers -= 1
             if will is not None:
                 session.publish_will(will)
         elif session is None and self._quiet.allow(connection.address):
             log.info("connection from %s ended before its login: %s", connection.address, reason)
+
+    def failed(self, connection: Connection) -> None:
+        """Handling what a connection sent raised something unexpected; called while that is handled."""
+        if self._quiet.allow(f"error {connection.address}"):
+            log.exception("what %s sent could not be handled", connection.address)
+        connection.abort("an unexpected error; the appliance's log has it")
 
     def gone(self, connection: Connection) -> None:
         """A connection's socket is closed."""
@@ -351,7 +332,7 @@ class Listener:
         """These publishes could not be stored although the disk works: end their connections, unacknowledged."""
         for receipt in receipts:
             log.error("a message of %s could not be stored and is not acknowledged", receipt.session.device_id)
-            receipt.session.connection.abort("its message could not be stored")
+            receipt.session.withheld(receipt)
 
     def deliver(
         self, device_id: str, topic: str, payload: bytes, *, redelivery: bool, on_ack: Callable[[], None]

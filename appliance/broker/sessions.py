@@ -1,4 +1,4 @@
-"""What a logged-in connection does: native sessions of devices, and the short ones of devices not paired yet.
+"""What a logged-in connection does, and the native sessions of paired devices.
 
 Native sessions never touch amqtt. What a device publishes on its own topics goes straight to its service and is
 acknowledged after the commit; what the appliance sends goes straight to the device, with the session's own packet ids.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from appliance.broker import frames
 from appliance.broker.frames import ProtocolError
-from appliance.broker.plugin import DeviceLogin, Route, UnpairedLogin
+from appliance.broker.plugin import DeviceLogin, Route
 from appliance.contract.topics import filter_matches, is_topic_name
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ MOST_UNACKED_BYTES = 64 * 1024
 MOST_IN_FLIGHT = 20
 MOST_QOS2_OPEN = 100
 MOST_SUBSCRIPTIONS = 32
-MOST_CONFIG_REQUESTS = 20
-"""On one unpaired connection, which lives 60 seconds."""
 
 _EMPTY = {frames.PINGREQ, frames.DISCONNECT}
 _FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
@@ -37,7 +35,7 @@ _FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
 class Receipt:
     """Stands for one PUBLISH until it is committed; then its acknowledgement is written."""
 
-    __slots__ = ("ack", "echo", "session", "size")
+    __slots__ = ("ack", "behind", "echo", "session", "size")
 
     def __init__(self, session: NativeSession, ack: bytes, size: int, echo: tuple[str, bytes, int] | None) -> None:
         self.session = session
@@ -45,6 +43,8 @@ class Receipt:
         self.size = size
         self.echo = echo
         """Topic, payload and QoS for attached clients, where one of them has subscribed to it."""
+        self.behind: list[bytes] | None = None
+        """Acknowledgements that need no commit of their own and leave behind this one, to keep their order."""
 
 
 class Session(ABC):
@@ -107,6 +107,8 @@ class NativeSession(Session):
         self.unacked = 0
         self.acks: list[bytes] = []
         self._unacked_bytes = 0
+        self._newest: Receipt | None = None
+        """Of those that wait for their commit the one that comes last, if any waits."""
         self._listener = listener
         self._state = state
         for sent in state.in_flight.values():
@@ -169,14 +171,14 @@ class NativeSession(Session):
         if route is None:
             self._drop(frames.decode_text(data[name_start:name_end]), ack)
             return
-        if qos == 2 and self._is_open(ack[2:]):
-            self._acknowledge_in_order(ack)
-            return
         payload = data[body:end]
         if len(payload) > self._listener.limits.payload_bytes:
             raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
+        if qos == 2 and self._is_open(ack[2:]):
+            self._repeat(ack)
+            return
         echo = (route.topic, payload, qos) if self._listener.is_watched(route) else None
-        receipt = Receipt(self, ack, len(payload), echo)
+        receipt = self._newest = Receipt(self, ack, len(payload), echo)
         self.unacked += 1
         self._unacked_bytes += len(payload)
         listener = self._listener
@@ -208,11 +210,29 @@ class NativeSession(Session):
         """Acknowledge what needs no commit, behind what does."""
         if not ack:
             return
-        if not self.unacked:
+        newest = self._newest
+        if newest is None or not self.unacked:
             self.connection.write(ack)
             return
+        if newest.behind is None:
+            newest.behind = []
+        newest.behind.append(ack)
+        self._count_unacked()
+
+    def _repeat(self, ack: bytes) -> None:
+        """Acknowledge the repeat of a QoS 2 message, but not before the message itself is on disk: it may have come
+        over an earlier connection and be on its way there yet."""
+        if self.unacked:
+            self._acknowledge_in_order(ack)
+            return
+        receipt = self._newest = Receipt(self, ack, 0, None)
+        self._count_unacked()
+        self._listener.in_order(receipt)
+
+    def _count_unacked(self) -> None:
         self.unacked += 1
-        self._listener.in_order(Receipt(self, ack, 0, None))
+        if self.unacked >= MOST_UNACKED:
+            self.connection.pause_reading()
 
     def committed(self, receipt: Receipt) -> None:
         """A publish is on disk; :meth:`flush` writes what has gathered."""
@@ -221,6 +241,16 @@ class NativeSession(Session):
         self._listener.unacked_bytes -= receipt.size
         if receipt.ack:
             self.acks.append(receipt.ack)
+        if receipt.behind is not None:
+            self.unacked -= len(receipt.behind)
+            self.acks += receipt.behind
+
+    def withheld(self, receipt: Receipt) -> None:
+        """A publish will never be on disk: what the device sends again must not pass for a repeat."""
+        self._listener.unacked_bytes -= receipt.size
+        if receipt.ack.startswith(frames.PUBREC_HEAD):
+            self._state.qos2_open.discard(receipt.ack[2:])
+        self.connection.abort("its message could not be stored")
 
     def flush(self) -> None:
         """Write the acknowledgements that have gathered, and read on if reading had stopped."""
@@ -320,72 +350,6 @@ class NativeSession(Session):
     def route(self, topic: str) -> Route | None:
         """The route of a topic, for the device's will."""
         return self._routes.get(topic.encode())
-
-
-class UnpairedSession(Session):
-    """A device that knows only its serial number: it may ask for its configuration and get the answer."""
-
-    def __init__(self, connection: Connection, listener: Listener, login: UnpairedLogin) -> None:
-        super().__init__(connection)
-        self.serial = login.serial
-        self._listener = listener
-        self._answer_topic = listener.answer_topic(login.serial)
-        self._granted_qos: int | None = None
-        self._next_packet_id = 1
-        self._requests = 0
-
-    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
-        """See :class:`Session`."""
-        if header & 0xF0 == 0x30:
-            self._publish(header, data, start, end)
-            return
-        kind = check_flags(header, start, end)
-        if kind == frames.PINGREQ:
-            self.connection.write(frames.PINGRESP_FRAME)
-        elif kind == frames.SUBSCRIBE:
-            self._subscribe(*frames.parse_subscribe(data, start, end))
-        elif kind == frames.UNSUBSCRIBE:
-            packet_id, _ = frames.parse_unsubscribe(data, start, end)
-            self._granted_qos = None
-            self.connection.write(frames.unsuback(packet_id))
-        elif kind == frames.PUBREL:
-            packet_id = frames.parse_packet_id(data, start, end)
-            self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
-        elif kind == frames.DISCONNECT:
-            self.connection.close("closed by the device", graceful=True)
-        elif kind not in (frames.PUBACK, frames.PUBREC, frames.PUBCOMP):
-            raise ProtocolError("a packet that a client must not send here")
-
-    def _subscribe(self, packet_id: int, filters: list[tuple[str, int]]) -> None:
-        codes = []
-        for topic_filter, qos in filters:
-            if filter_matches(topic_filter, self._answer_topic):
-                self._granted_qos = min(qos, 1)
-                codes.append(min(qos, 1))
-            else:
-                codes.append(frames.REFUSED_FILTER)
-        self.connection.write(frames.suback(packet_id, codes))
-
-    def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
-        topic, payload, ack = parse_publish(header, data, start, end)
-        if ack:
-            self.connection.write(ack)
-        self._requests += 1
-        if self._requests > MOST_CONFIG_REQUESTS:
-            raise ProtocolError("too many messages on a connection that is not paired")
-        if topic == self._listener.config_request_topic:
-            self._listener.ask(self, payload)
-
-    def reply(self, payload: bytes) -> None:
-        """Send the configuration answer, to this connection alone; nothing happens if it has gone."""
-        if self._granted_qos is None or self.connection.closed:
-            return
-        packet_id, self._next_packet_id = self._next_packet_id, self._next_packet_id % 0xFFFF + 1
-        self.connection.write(frames.publish(self._answer_topic, payload, qos=self._granted_qos, packet_id=packet_id))
-
-    def lost(self, reason: str, *, graceful: bool) -> None:
-        """See :class:`Session`."""
-        self._listener.unpaired_lost(self)
 
 
 def parse_publish(header: int, data: bytes, start: int, end: int) -> tuple[str, bytes, bytes]:

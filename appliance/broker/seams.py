@@ -1,0 +1,54 @@
+"""What the listener is given: its bounds, where it listens, and whom it tells."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from appliance.broker.sessions import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the listener."""
+
+    payload_bytes: int = 262_144
+    connections: int = 10_000
+    unpaired: int = 1000
+    unpaired_per_address: int = 20
+    viewers: int = 50
+    send_buffer_bytes: int = 256 * 1024
+    unacked_bytes: int = 64 << 20
+    """Payloads of all clients that wait for their commit; beyond it nobody who sends is read on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen; port 0 takes a free one; with ``tls`` it speaks TLS."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom the listener tells; all are called on the event loop and must not wait."""
+
+    in_order: Callable[[Receipt], None]
+    """Send a receipt through the store's queue, behind what waits there."""
+    refused: Callable[[str, str, str], None]
+    """A publish was dropped: device id, reason, topic."""
+    pair: Callable[[str, bytes, str, Callable[[bytes], None]], None]
+    """An unpaired device asks: serial number, payload, address, reply."""
+    logged_in: Callable[[str, int], None]
+    """A device has logged in: device id, generation of its secret."""
+    ready: Callable[[str], None]
+    """A device has subscribed to its commands."""
+    gone: Callable[[str], None]
+    """A device's connection has ended."""
+    fan_out: Callable[[str, bytes, int], None] = lambda topic, payload, qos: None
+    """A committed publish that an attached client has subscribed to: topic, payload, QoS."""
