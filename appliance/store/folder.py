@@ -11,8 +11,8 @@ from pathlib import Path
 from appliance.errors import StoreLockedError, StoreUnavailableError
 
 FILE_NAME = "appliance.db"
-BALLAST_BYTES = 20 << 20
-"""As much as the log may hold: it must be possible to write all of it into the file, or nothing can ever be deleted."""
+BALLAST_BYTES = 24 << 20
+"""More than the log may hold: it must be possible to write all of it into the file, or nothing can ever be deleted."""
 
 
 class DataFolder:
@@ -22,6 +22,8 @@ class DataFolder:
         self.path = path
         self._ballast_bytes = ballast_bytes
         self.database_path = path / FILE_NAME
+        self._log = path / f"{FILE_NAME}-wal"
+        self._log_bytes = 0
         self._ballast = path / "ballast"
         self._lock_file: int | None = None
 
@@ -44,6 +46,15 @@ class DataFolder:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+    def log_has_outgrown(self) -> bool:
+        """Whether the database's log has grown, and beyond what the ballast can pay for."""
+        before = self._log_bytes
+        try:
+            self._log_bytes = self._log.stat().st_size
+        except OSError:
+            return False
+        return before < self._log_bytes > self._ballast_bytes * 3 // 4
 
     def keep_ballast(self) -> bool:
         """Put the space by that :meth:`release_ballast` gives back; whether there is enough for it."""

@@ -11,7 +11,9 @@ from appliance.store.meta import last_seq, pragma
 CHUNK_ROWS = 1000
 CHUNK_BYTES = 4 << 20
 FREE_PAGES = 512
-"""As many pages are given back at a time; fewer free ones are kept."""
+"""Fewer free pages than these are kept."""
+VACUUM_PAGES = 128
+"""Given back at a time; each costs a page in the log."""
 FREE_SHARE = 8
 """At most one page in so many is kept free."""
 MARKS = 64
@@ -91,8 +93,9 @@ class History:
             self._oldest = up_to + 1
         self._free_pages = self._too_many_free(connection)
         if self._free_pages:
-            # fetchall(): every row that is stepped to frees one page
-            connection.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
+            for _ in range(VACUUM_PAGES):
+                # whatever number is given, Python steps once, and a step frees one page (executescript() would commit)
+                connection.execute("PRAGMA incremental_vacuum(1)")
 
     @staticmethod
     def _too_many_free(connection: sqlite3.Connection) -> bool:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 from appliance.errors import StoreError, StoreUnavailableError
@@ -172,9 +171,9 @@ class Writer:
     def _work(self) -> None:
         try:
             while True:
-                self._wait()
-                while not self.unavailable and self._turn():
-                    pass
+                idle = self._wait()
+                while not self.unavailable and self._turn(idle=idle):
+                    idle = False
                 if self.unavailable:
                     self._recover()
                 if self._closing and (self.unavailable or not self._entries):
@@ -184,28 +183,39 @@ class Writer:
             log.critical("the store's writer ends: %s", error, exc_info=error)
             self.call_on_loop(self._died, error)
 
-    def _wait(self) -> None:
+    def _wait(self) -> bool:
+        """Wait to be woken; whether nobody did in time."""
         # the real clock, as every time-out of a thread is
         wait_s = max(self._retry_at - time.monotonic(), 0.0) if self.unavailable else IDLE_S
-        with suppress(queue.Empty):
+        idle = False
+        try:
             self._wake.get(timeout=wait_s)
+        except queue.Empty:
+            idle = True
         self._waking = False
+        return idle
 
-    def _turn(self) -> bool:
-        """Commit one group; whether there is more to do."""
+    def _turn(self, *, idle: bool) -> bool:
+        """Commit one group; without entries only for chores. Whether there is more to do."""
         entries = self._take()
-        if not entries and self.sink is None:
+        if not entries and (self.sink is None or not (idle or self.sink.busy)):
             return False
         if not self._try(entries):
             self._put_back(entries)
             self._retry_at = time.monotonic() + self._retry_s
             log.error("the store cannot commit, nothing is acknowledged until it can: %s", self.unavailable)
             return False
+        group_was_full = len(entries) >= self._group_rows
         self._group_rows = min(self._group_rows * 2, GROUP_ROWS)
+        if entries and self._folder.log_has_outgrown() and not self._checkpoint():
+            self._retry_at = time.monotonic() + self._retry_s
+            log.error("the store's log cannot be written into its file: %s", self.unavailable)
+            return False
         if self._closing:
             return bool(self._entries)
-        # what came meanwhile has its own wake-up, unless there is much of it
-        return len(self._entries) >= GATHERED_ROWS or (self.sink is not None and self.sink.busy)
+        # what came meanwhile has its own wake-up, unless there is much of it; what did not fit into the group has none
+        more = group_was_full or len(self._entries) >= GATHERED_ROWS
+        return more or (self.sink is not None and self.sink.busy)
 
     def _take(self) -> list[Entry]:
         entries = self._entries
@@ -281,7 +291,8 @@ class Writer:
     def _recover(self) -> None:
         """Nothing of what failed was acknowledged. Jobs may free space or only read: they go first and each alone."""
         due = self._closing or time.monotonic() >= self._retry_at
-        self._folder.release_ballast()
+        if self._folder.release_ballast():
+            self._checkpoint()
         jobs = self._take_jobs()
         if self._must_reopen and not (due and self._reopen()):
             self._refuse(jobs)
@@ -320,8 +331,7 @@ class Writer:
 
     def _commit_waiting(self) -> bool:
         """Try all that waits; smaller groups where space is short."""
-        self._checkpoint()
-        if self._must_reopen or not self._try([]) or not self._folder.keep_ballast():
+        if not self._checkpoint() or not self._try([]) or not self._folder.keep_ballast():
             return False
         while self._entries:
             entries = self._take()
@@ -337,12 +347,14 @@ class Writer:
                 return False
         return True
 
-    def _checkpoint(self) -> None:
-        """Let the next transaction write over the log instead of behind it."""
+    def _checkpoint(self) -> bool:
+        """Let the next transaction write over the log instead of behind it. SQLite's own checkpoints fail silently."""
         try:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
             self._note(error)
+            return False
+        return True
 
     def _reopen(self) -> bool:
         """After a failed sync the kernel calls pages clean that never reached the medium; the next sync says nothing.

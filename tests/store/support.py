@@ -15,6 +15,7 @@ from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 
 NOW_MS = 1_790_000_000_000
+LONGEST_S = 20.0
 
 
 class ManualClock(Clock):
@@ -47,7 +48,7 @@ class Receipts:
         self.all += receipts
         self._grown.set()
 
-    async def wait_for(self, count: int, timeout_s: float = 20.0) -> list[Any]:
+    async def wait_for(self, count: int, timeout_s: float = LONGEST_S) -> list[Any]:
         """The receipts, as soon as there are ``count``."""
         async with asyncio.timeout(timeout_s):
             while len(self.all) < count:
@@ -78,10 +79,11 @@ class Store:
 
     async def settled_down(self) -> None:
         """Everything handed over before is committed."""
-        await self.database.run(lambda connection: None)
+        await self.query("SELECT 1")
 
     async def query(self, sql: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        return await self.database.run(lambda connection: connection.execute(sql, arguments).fetchall())
+        async with asyncio.timeout(LONGEST_S):
+            return await self.database.run(lambda connection: connection.execute(sql, arguments).fetchall())
 
     async def numbers(self) -> list[int]:
         """The readings that wait, as :meth:`append` numbered them."""
@@ -99,7 +101,7 @@ def number_of(payload: bytes) -> int:
 async def open_store(
     folder: Path, *, keep_settled_s: float = 86_400, keep_settled_bytes: int = 256 << 20, **options: Any
 ) -> Store:
-    options.setdefault("ballast_bytes", 4096)
+    options.setdefault("ballast_bytes", 1 << 20)
     database = await Database.open(folder, **options)
     buffer = Buffer(database, keep_settled_s=keep_settled_s, keep_settled_bytes=keep_settled_bytes)
     store = Store(database, buffer)

@@ -235,13 +235,14 @@ async def test_what_waits_is_counted_on_after_a_restart(open_again: OpenStore) -
     store = await open_again()
     await store.add(*range(10))
     await store.buffer.settle(range(1, 6))
+    await store.add(10, 11)
     await store.close()
 
     store = await open_again()
 
-    assert store.buffer.backlog().waiting == 5
-    await store.add(10)
-    assert store.buffer.backlog().waiting == 6
+    assert store.buffer.backlog().waiting == 7
+    await store.add(12)
+    assert store.buffer.backlog().waiting == 8
     await assert_adds_up(store)
 
 

@@ -17,6 +17,7 @@ from appliance.contract.odoo import Kind
 from appliance.errors import StoreLockedError, StoreUnavailableError
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
+from appliance.store.writer import GROUP_ROWS, IDLE_S
 from tests.store.conftest import OpenStore
 from tests.store.promises import Promises
 from tests.store.support import NOW_MS, Receipts, Store
@@ -25,10 +26,16 @@ LONG = bool(os.environ.get("IIOT_TEST_LONG"))
 ROOT = Path(__file__).parents[2]
 
 
-def blocked(store: Store) -> threading.Event:
+async def blocked(store: Store) -> threading.Event:
     """Hold the writer in a job until the event is set, so that the next entries gather into one group."""
-    release = threading.Event()
-    store.database.submit(lambda connection: release.wait(20))
+    begun, release = threading.Event(), threading.Event()
+
+    def hold(connection: sqlite3.Connection) -> None:
+        begun.set()
+        release.wait(20)
+
+    store.database.submit(hold)
+    await asyncio.to_thread(begun.wait, 20)
     return release
 
 
@@ -55,10 +62,11 @@ async def on_disk(store: Store) -> list[int]:
 
 
 async def test_what_gathers_while_a_group_is_committed_is_one_group(store: Store, receipts: Receipts) -> None:
-    release = blocked(store)
+    release = await blocked(store)
     for number in range(1000):
         store.append(number)
-    await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
     statements = transactions(store)
     release.set()
     await receipts.wait_for(1000)
@@ -66,7 +74,7 @@ async def test_what_gathers_while_a_group_is_committed_is_one_group(store: Store
 
 
 async def test_receipts_come_in_the_order_of_their_rows_and_jobs(store: Store, receipts: Receipts) -> None:
-    release = blocked(store)
+    release = await blocked(store)
     for number in range(0, 300, 3):
         store.append(number)
         store.append(number + 1, msg_id=str(number % 7))  # most are repeats
@@ -90,15 +98,18 @@ async def test_what_run_returns_is_on_disk(store: Store) -> None:
     other.close()
 
 
-async def test_a_group_that_fills_up_is_followed_by_the_next_in_order(store: Store, receipts: Receipts) -> None:
-    for number in range(10_000):
+@pytest.mark.parametrize("rows", [10_000, GROUP_ROWS + 3])
+async def test_a_group_that_fills_up_is_followed_by_the_next_at_once_and_in_order(
+    store: Store, receipts: Receipts, rows: int
+) -> None:
+    for number in range(rows):
         store.append(number)
-    assert await receipts.wait_for(10_000) == list(range(10_000))
-    assert await on_disk(store) == list(range(1, 10_001))
+    assert await receipts.wait_for(rows, timeout_s=IDLE_S * 0.9) == list(range(rows))
+    assert await on_disk(store) == list(range(1, rows + 1))
 
 
 async def test_the_event_loop_goes_on_while_the_writer_waits_for_the_disk(store: Store) -> None:
-    release = blocked(store)
+    release = await blocked(store)
     future = store.database.submit(lambda connection: "done")
     for _ in range(100):
         await asyncio.sleep(0)
@@ -115,7 +126,7 @@ async def test_a_job_that_raises_undoes_only_itself(store: Store, receipts: Rece
         connection.execute("INSERT INTO meta VALUES ('half', 1)")
         raise LookupError("no such thing")
 
-    release = blocked(store)
+    release = await blocked(store)
     store.append(1)
     before = store.database.submit(lambda connection: connection.execute("INSERT INTO meta VALUES ('before', 1)"))
     failing = store.database.submit(half_done, receipt="never")
@@ -160,7 +171,7 @@ async def test_a_wrong_statement_is_its_callers_error_and_the_store_goes_on(stor
 
 
 async def test_a_caller_who_gives_up_does_not_disturb_the_others(store: Store, receipts: Receipts) -> None:
-    release = blocked(store)
+    release = await blocked(store)
     impatient = asyncio.ensure_future(
         store.database.run(lambda connection: connection.execute("INSERT INTO meta VALUES ('done', 1)"), receipt="job")
     )

@@ -84,9 +84,10 @@ async def test_rows_are_committed_once_and_in_order_as_soon_as_odoo_has_taken_ot
 async def test_settling_is_possible_behind_more_rows_than_one_group_holds(full: Store) -> None:
     for number in range(10_000):
         full.append(number, receipt=None)
-    batch = await full.buffer.take(limit=1000)
-    await full.buffer.settle([message.seq for message in batch.messages])
-    await full.receipts.wait_for(len(full.receipts.all) + 300)
+    async with asyncio.timeout(20):
+        batch = await full.buffer.take(limit=1000)
+        await full.buffer.settle([message.seq for message in batch.messages])
+        await full.receipts.wait_for(len(full.receipts.all) + 300)
 
 
 async def test_a_job_with_a_receipt_waits_for_room_and_runs_once(full: Store) -> None:
@@ -123,10 +124,11 @@ async def test_closing_a_full_store_tells_everybody_who_waits(full: Store) -> No
     assert "kept" not in full.receipts.all
 
 
-async def test_a_transaction_that_was_rolled_back_leaves_no_message_id_behind(open_again: OpenStore) -> None:
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC])
+async def test_a_transaction_that_was_rolled_back_leaves_no_message_id_behind(open_again: OpenStore, code: int) -> None:
     store = await open_again(retry_s=RETRY_S)
     await store.add(1, msg_id="a")
-    failures = iter([sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC])
+    failures = iter([code, code])
 
     def fail_twice(connection: sqlite3.Connection) -> None:
         for code in failures:
@@ -181,7 +183,7 @@ async def test_a_database_whose_header_is_damaged_is_refused(open_again: OpenSto
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small disk needs more rights than this test has")
     yield disk
@@ -195,12 +197,12 @@ def fill_up(path: Path) -> None:
 
 
 async def open_on(disk: Path) -> Store:
-    return await open_store(disk / "data", retry_s=RETRY_S, ballast_bytes=1 << 20)
+    return await open_store(disk / "data", retry_s=RETRY_S, ballast_bytes=2 << 20)
 
 
 @pytest.fixture
 async def on_small_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    monkeypatch.setitem(connection._PRAGMAS, "wal_autocheckpoint", 200)
+    monkeypatch.setitem(connection._PRAGMAS, "wal_autocheckpoint", 300)
     store = await open_on(small_disk)
     yield store
     await store.close()
@@ -210,7 +212,7 @@ async def test_a_full_disk_is_survived_and_work_goes_on_when_space_returns(
     on_small_disk: Store, small_disk: Path
 ) -> None:
     store = on_small_disk
-    (small_disk / "filler").write_bytes(bytes(2_000_000))
+    (small_disk / "filler").write_bytes(bytes(5_000_000))
     for start in range(0, 3000, 100):
         fill(store, range(start, start + 100))
         await asyncio.sleep(0.002)
@@ -228,15 +230,15 @@ async def test_a_full_disk_is_survived_and_work_goes_on_when_space_returns(
 
 async def test_a_full_disk_is_drained_with_the_ballast(on_small_disk: Store) -> None:
     store = on_small_disk
-    for start in range(0, 4500, 100):
+    for start in range(0, 8000, 100):
         fill(store, range(start, start + 100))
         await asyncio.sleep(0.001)
     await until(lambda: store.database.unavailable)
     async with asyncio.timeout(30):
-        while len(store.receipts.all) < 4500:
+        while len(store.receipts.all) < 8000:
             batch = await store.buffer.take(limit=200)
             await store.buffer.settle([message.seq for message in batch.messages])
-    assert store.receipts.all == list(range(4500))
+    assert store.receipts.all == list(range(8000))
     await assert_adds_up(store)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 
 import pytest
@@ -137,7 +138,18 @@ async def test_what_waits_is_never_removed_whatever_the_limits(open_again: OpenS
     await assert_adds_up(store)
 
 
-async def test_the_file_shrinks_after_draining(open_again: OpenStore, clock: ManualClock) -> None:
+async def test_the_file_shrinks_after_draining(
+    open_again: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def counted(self: history.History, connection: sqlite3.Connection) -> None:
+        nonlocal steps
+        steps += 1
+        remove_chunk(self, connection)
+
+    remove_chunk = history.History.remove_chunk
+    monkeypatch.setattr(history.History, "remove_chunk", counted)
     store = await open_again(keep_settled_bytes=100_000)
     await fill_and_settle(store, 30_000, keep_waiting=100)
     full = (await store.query("PRAGMA page_count"))[0][0]
@@ -148,6 +160,7 @@ async def test_the_file_shrinks_after_draining(open_again: OpenStore, clock: Man
     pages = (await store.query("PRAGMA page_count"))[0][0]
     free = (await store.query("PRAGMA freelist_count"))[0][0]
     assert pages < full / 4
+    assert steps <= 30_000 / history.CHUNK_ROWS + full / history.VACUUM_PAGES
     assert pages <= 1.2 * (pages - free) + history.FREE_PAGES
     await store.close()
     assert store.database.path.stat().st_size == pages * 4096
@@ -159,10 +172,10 @@ async def test_large_messages_are_removed_in_small_steps(
     steps: list[int] = []
     remove_chunk = history.History.remove_chunk
 
-    def watched(self: history.History, connection: object) -> None:
-        before = connection.total_changes  # type: ignore[attr-defined]
-        remove_chunk(self, connection)  # type: ignore[arg-type]
-        steps.append(connection.total_changes - before)  # type: ignore[attr-defined]
+    def watched(self: history.History, connection: sqlite3.Connection) -> None:
+        before = connection.total_changes
+        remove_chunk(self, connection)
+        steps.append(connection.total_changes - before)
 
     monkeypatch.setattr(history.History, "remove_chunk", watched)
     store = await open_again(keep_settled_s=0)
