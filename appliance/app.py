@@ -7,8 +7,8 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from appliance.broker.sessions import Receipt
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.health import HealthService
+from appliance.http_door import BoundedHttp, Server
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
 from appliance.services.credentials import Credentials
@@ -277,9 +278,10 @@ class Appliance:
         )
         self._http_socket = http_socket
         tls = identity.certificates if settings.http_use_tls else None
-        self._web = _Web(
+        self._web = Server(
             uvicorn.Config(
                 web,
+                http=BoundedHttp,
                 ssl_certfile=tls.cert_file if tls else None,
                 ssl_keyfile=tls.key_file if tls else None,
                 loop="none",
@@ -287,6 +289,8 @@ class Appliance:
                 ws="none",
                 access_log=False,
                 log_config=None,
+                # below that level there is a line for whatever a stranger sends that is not HTTP
+                log_level="error",
                 server_header=False,
                 # addresses count in rate limits: only a proxy that is there on purpose may name another
                 proxy_headers=tls is None,
@@ -347,15 +351,8 @@ class Appliance:
             # what has been read is committed, and acknowledged, before the connections close
             await self.database.run(_nothing)
         await self.broker.stop()
-
-
-class _Web(uvicorn.Server):
-    """uvicorn without its own signal handlers: the appliance stops as a whole."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the appliance."""
-        yield
+        # after the last publish that can be refused
+        await self.refusals.write()
 
 
 def _nothing(_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -53,7 +54,9 @@ class HealthService:
 
     async def look(self) -> None:
         """Look at the disk once."""
-        self._disk = await asyncio.to_thread(_disk, self._database.path)
+        with suppress(OSError):
+            # a disk that cannot even be looked at is the store's to report; the looking must go on
+            self._disk = await asyncio.to_thread(_disk, self._database.path)
 
     def health(self) -> Health:
         """The verdict. ``failing``: nothing can be acknowledged now; ``degraded``: people should look."""

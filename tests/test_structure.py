@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from appliance.settings import Settings
 from tests.conftest import ROOT
@@ -40,10 +39,11 @@ FLOORS = {
     "secret_files": {"errors"},
     "certificates": {"errors", "secret_files"},
     "addresses": set(),
+    "http_door": {"services"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "secret_files", "addresses", "health"),
+        *("settings", "certificates", "secret_files", "addresses", "health", "http_door"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
@@ -63,7 +63,7 @@ HOMES = {
     "sqlite_utils": {"store"},
     "starlette": {"web", "app"},
     "typer": {"cli"},
-    "uvicorn": {"app"},
+    "uvicorn": {"app", "http_door"},
     "uvloop": {"app"},
 }
 """Which parts of ``appliance/`` may import a library; none may import one that is not here."""
@@ -75,7 +75,7 @@ REQUIRED = {
 IMPORT_NAMES = {"paho-mqtt": "paho"}
 """Where the import's name is not the distribution's."""
 USED_OTHERWISE = {
-    "httptools": ("appliance/app.py", "uvicorn.Config("),  # uvicorn takes it where it is installed, see below
+    "httptools": ("appliance/http_door.py", "uvicorn.protocols.http.httptools_impl"),
     "sniffio": ("appliance/uplink/client.py", "httpx.AsyncClient("),
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
     "pytest-xdist": ("install.sh", "pytest -n"),
@@ -224,10 +224,6 @@ def test_each_dependency_is_used_by_the_part_that_asks_for_it() -> None:
                 assert text in (ROOT / file).read_text(), f"{name} is not used in {file}"
             else:
                 assert IMPORT_NAMES.get(name, name.replace("-", "_")) in imported, f"{name} is not used"
-
-
-def test_uvicorn_takes_the_fast_parser() -> None:
-    assert AutoHTTPProtocol.__module__ == "uvicorn.protocols.http.httptools_impl"
 
 
 def test_each_library_that_is_imported_is_a_dependency() -> None:

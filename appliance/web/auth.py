@@ -58,7 +58,7 @@ class KeyGuard:
                 detail = "too many failed attempts from this address"
                 return problem_response(Problem(429, "rate_limited", detail, retry_after_s=wait_s))
             self._limiter.failed(address_key(address))
-            log.warning("wrong credentials from %s for %s %s", address, request.method, request.url.path)
+            log.warning("wrong credentials from %s for %s %.200r", address, request.method, request.url.path)
         detail = "these credentials are not valid" if verdict == "wrong" else "credentials are needed"
         error = ', error="invalid_token"' if verdict == "wrong" and scheme == "Bearer" else ""
         challenge = f'{scheme} realm="{REALM}"{error}'

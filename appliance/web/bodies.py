@@ -50,7 +50,7 @@ class BodyLimit:
         if len(announced) > 18 or int(announced) > self._most_bytes:
             if "expect" not in headers:
                 await _throw_away(receive)
-            await problem_response(self._too_large().problem())(scope, receive, send)
+            await problem_response(too_large(self._most_bytes).problem())(scope, receive, send)
             return
         received_bytes = 0
 
@@ -62,13 +62,15 @@ class BodyLimit:
                 if received_bytes > self._most_bytes:
                     if message.get("more_body"):
                         await _throw_away(receive)
-                    raise self._too_large()
+                    raise too_large(self._most_bytes)
             return message
 
         await self._app(scope, limited, send)
 
-    def _too_large(self) -> RequestError:
-        return RequestError(f"the body exceeds {self._most_bytes} bytes", status=413, code="too_large")
+
+def too_large(most_bytes: int) -> RequestError:
+    """A body is longer than it may be."""
+    return RequestError(f"the body exceeds {most_bytes} bytes", status=413, code="too_large")
 
 
 async def _throw_away(receive: Receive) -> None:
@@ -84,13 +86,20 @@ async def _throw_away(receive: Receive) -> None:
         return
 
 
-async def read_json(request: Request, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The request's JSON object. ``empty`` stands for a body that is missing; without it that is an error."""
+async def read_json(
+    request: Request, *, empty: dict[str, Any] | None = None, most_bytes: int | None = None
+) -> dict[str, Any]:
+    """The request's JSON object. ``empty`` stands for a body that is missing; without it that is an error.
+
+    ``most_bytes``, where a route takes less than the API as a whole.
+    """
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
             body = await request.body()
     except TimeoutError:
         raise RequestError(f"the body did not arrive within {BODY_WITHIN_S:g} s", status=408) from None
+    if most_bytes is not None and len(body) > most_bytes:
+        raise too_large(most_bytes)
     if not body and empty is not None:
         return dict(empty)
     media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()

@@ -24,6 +24,8 @@ _REFUSALS: dict[ConfigErrorCode, tuple[int, ProblemCode]] = {
     "rate_limited": (429, "rate_limited"),
 }
 RATE_LIMITED_RETRY_S = 30
+MOST_BYTES = 16 * 1024
+"""Of a request; strangers send it, and reading a megabyte of JSON holds everybody else up."""
 
 
 class ConfigRoutes:
@@ -37,7 +39,7 @@ class ConfigRoutes:
         """A token in the body pairs; HTTP Basic (device id, secret) asks for the present configuration."""
         basic = basic_credentials(request)
         if basic is None:
-            asked = parse(ConfigRequest, await read_json(request))
+            asked = parse(ConfigRequest, await read_json(request, most_bytes=MOST_BYTES))
             answer = await self._services.pairing.answer(asked, source_address=source_address(request))
             return _response(answer)
         device_id, secret = basic
@@ -51,7 +53,7 @@ class ConfigRoutes:
         return await self._serve_paired(request, device, generation)
 
     async def _serve_paired(self, request: Request, device: Device, generation: int) -> Response:
-        value = {"serial": device.serial, **await read_json(request, empty={})}
+        value = {"serial": device.serial, **await read_json(request, empty={}, most_bytes=MOST_BYTES)}
         asked = parse(ConfigRequest, value)
         if asked.serial != device.serial:
             raise RequestError("the serial number is another device's")

@@ -106,9 +106,9 @@ class Boundary:
         try:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
-            log.debug("the client of %s %s has gone", scope["method"], scope["path"])
+            log.debug("the client of %s %.200r has gone", scope["method"], scope["path"])
         except Exception:
-            log.exception("%s %s failed unexpectedly", scope["method"], scope["path"])
+            log.exception("%s %.200r failed unexpectedly", scope["method"], scope["path"])
             if started:
                 raise
             answer = problem_response(Problem(500, "internal", "an unexpected error; the appliance's log has it"))

@@ -159,3 +159,8 @@ async def test_an_answer_is_the_configuration_even_where_an_api_key_is_sent(clie
     response = await client.post(PATH, json=body, headers={"Authorization": f"Bearer {KEY}"})
     assert response.status_code == 200
     assert "ca_pem" not in json.loads(response.content)["mqtt"]
+
+
+async def test_strangers_may_not_make_it_read_more_than_a_request_is_long(client: httpx.AsyncClient) -> None:
+    response = await client.post(PATH, content=b'{"serial": "' + b"x" * 16_384 + b'"}')
+    assert (response.status_code, problem(response)["code"]) == (413, "too_large")

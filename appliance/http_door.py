@@ -1,0 +1,104 @@
+"""The HTTP server's own bounds: what strangers may cost before any route hears of them.
+
+uvicorn bounds neither how long a request's head may take nor how long it may be, so a few hundred silent sockets would
+use up ``limit_concurrency`` for ever, and one endless header all memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from appliance.services.limits import address_key
+
+MOST_PER_ADDRESS = 128
+"""Connections at a time; not on the loopback interface, where a proxy speaks for everybody."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the appliance stops as a whole."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the appliance."""
+        yield
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 with an end to everything that has none there."""
+
+    idle_s = 15.0
+    """How long a connection may take for the head of a request, or do nothing."""
+    request_s = 90.0
+    """How long a request may take, from its head to the last byte of its answer; longer than any route needs."""
+    most_head_bytes = 32 * 1024
+    """Of a request's head, or of anything else that is no body."""
+    _unread = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count, and begin to wait."""
+        super().connection_made(transport)
+        self._give(self.idle_s)
+        address = self.client[0] if self.client else ""
+        others = (each.client[0] for each in self.connections if isinstance(each, HttpToolsProtocol) and each.client)
+        if is_crowded(address, others):
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing to wait for."""
+        self._give(None)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """What is not read as a head or as a body in time is too much."""
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > self.most_head_bytes and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too large.")
+
+    def on_headers_complete(self) -> None:
+        """A head was read."""
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body was read."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request was read."""
+        self._unread = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A request was answered; the next one may begin at once."""
+        self._give(self.idle_s)
+        super().on_response_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Callable[..., Any]) -> None:
+        self._give(self.request_s)
+        super()._start_asgi_task(cycle, app)
+
+    def _give(self, time_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if time_s is None else self.loop.call_later(time_s, self.transport.abort)
+
+
+def is_crowded(address: str, connected: Iterable[str]) -> bool:
+    """Whether one more connection of this address is too much; ``connected`` are the addresses of all, it included."""
+    try:
+        if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            return False
+    except ValueError:
+        return False
+    key = address_key(address)
+    return sum(each == address or address_key(each) == key for each in connected) > MOST_PER_ADDRESS

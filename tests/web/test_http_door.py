@@ -1,0 +1,100 @@
+"""What the HTTP server bears of strangers, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from appliance.http_door import MOST_PER_ADDRESS, BoundedHttp, Server, is_crowded
+
+GET = b"GET / HTTP/1.1\r\nHost: box\r\n"
+
+
+class _Impatient(BoundedHttp):
+    idle_s = 0.1
+    request_s = 0.1
+
+
+async def _ok(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def _never(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@asynccontextmanager
+async def door(app: Any, protocol: type[BoundedHttp]) -> AsyncIterator[int]:
+    """The port of a server with this protocol."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http=protocol, loop="none", lifespan="off", ws="none", log_config=None)
+    server = Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def until_closed(port: int, *pieces: bytes) -> bytes:
+    """Send the pieces, then read until the server has had enough."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(5):
+            try:
+                for piece in pieces:
+                    writer.write(piece)
+                    await writer.drain()
+                return await reader.read()
+            except ConnectionError:
+                return b""
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("head", [b"", GET, GET + b"\r\n" + GET])
+async def test_who_does_not_finish_a_request_is_cut_off(head: bytes) -> None:
+    async with door(_ok, _Impatient) as port:
+        assert (await until_closed(port, head)).endswith(b"ok" if b"\r\n\r\n" in head else b"")
+
+
+async def test_a_request_that_has_no_end_is_cut_off() -> None:
+    async with door(_never, _Impatient) as port:
+        assert await until_closed(port, b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 9\r\n\r\n") == b""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /",
+        GET + b"X-Endless: ",
+        b"POST / HTTP/1.1\r\nHost: box\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: ",
+    ],
+)
+async def test_a_head_or_a_trailer_without_end_is_refused(start: bytes) -> None:
+    async with door(_never, BoundedHttp) as port:
+        await until_closed(port, start, *[b"a" * 65_536] * 200)
+
+
+async def test_large_bodies_and_many_requests_on_one_connection_are_served() -> None:
+    post = b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 500000\r\n\r\n" + b"b" * 500_000
+    last = b"GET / HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n"
+    async with door(_ok, BoundedHttp) as port:
+        assert (await until_closed(port, post, post, GET + b"\r\n", last)).count(b"200 OK") == 4
+
+
+def test_one_address_may_not_take_all_places_but_a_proxy_may() -> None:
+    for address, neighbour in (("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::2")):
+        assert not is_crowded(address, [neighbour] * MOST_PER_ADDRESS)
+        assert is_crowded(address, [neighbour] * (MOST_PER_ADDRESS + 1))
+    assert not is_crowded("192.0.2.7", ["192.0.2.8"] * 500)
+    assert not is_crowded("127.0.0.1", ["127.0.0.1"] * 500)
