@@ -56,6 +56,7 @@ HOMES = {
     "httpx": {"uplink", "cli"},
     "jinja2": {"services", "web"},
     "markupsafe": {"services"},  # comes with jinja2
+    "msgspec": {"contract"},
     "pydantic": set(FLOORS),
     "pydantic_core": set(FLOORS),
     "pydantic_settings": {"settings"},

@@ -34,9 +34,9 @@ class TelemetryService:
         except PayloadError as error:
             self._park(device_id, payload, received_at_ms, error, receipt)
             return
-        *before, last = readings
-        for reading in before:
-            self._append(
+        append, last = self._append, readings[-1]
+        for reading in readings:
+            append(
                 device_id,
                 _TELEMETRY,
                 reading.payload,
@@ -44,17 +44,8 @@ class TelemetryService:
                 at_ms=reading.at_ms,
                 flags=reading.flags,
                 msg_id=reading.msg_id,
+                receipt=receipt if reading is last else None,
             )
-        self._append(
-            device_id,
-            _TELEMETRY,
-            last.payload,
-            received_at_ms=received_at_ms,
-            at_ms=last.at_ms,
-            flags=last.flags,
-            msg_id=last.msg_id,
-            receipt=receipt,
-        )
         self.readings += len(readings)
         self._last_telemetry[device_id] = received_at_ms
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
-from appliance.contract.device import CommandResponse, PayloadError, parse_body, parse_telemetry
+from appliance.contract.device import (
+    CommandResponse,
+    PayloadError,
+    Reading,
+    _parse_in_full,
+    parse_body,
+    parse_telemetry,
+)
 from appliance.contract.times import ClockFlag, device_time, parse_rfc3339, rfc3339
 
 NOW_MS = 1_763_805_600_000  # 2025-11-22T10:00:00Z
@@ -13,7 +22,7 @@ NOW_MS = 1_763_805_600_000  # 2025-11-22T10:00:00Z
 def test_an_object_is_one_reading_as_it_was_sent() -> None:
     payload = b' {"t": 1.10,  "msg_id": "m-1", "ts": "2025-11-22T09:59:59.5Z"} '
     (reading,) = parse_telemetry(payload, NOW_MS)
-    assert reading == (payload, NOW_MS - 500, ClockFlag.DEVICE, "m-1")
+    assert reading == Reading(payload, NOW_MS - 500, ClockFlag.DEVICE, "m-1")
 
 
 def test_an_array_of_objects_is_several_readings() -> None:
@@ -26,7 +35,38 @@ def test_an_array_of_objects_is_several_readings() -> None:
 
 @pytest.mark.parametrize("payload", [b"23.5", b'"text"', b"null", b"[]", b"[1, 2]", b'[{"a": 1}, 2]', b"true"])
 def test_any_other_json_is_one_reading_as_it_stands(payload: bytes) -> None:
-    assert parse_telemetry(payload, NOW_MS) == [(payload, None, 0, None)]
+    assert parse_telemetry(payload, NOW_MS) == [Reading(payload)]
+
+
+def test_the_short_way_takes_only_what_a_full_reading_takes_and_finds_the_same() -> None:
+    random = Random(4)
+    seeds = [
+        '{"ts":"2025-11-22T10:00:00Z","msg_id":"a-1","v":[1,2.5e-3,-0],"s":"ü\\u00fc\\n\\ud83d","b":true}'.encode(),
+        b'{"ts":1763805600.25,"msg_id":7,"n":null,"o":{"x":{}}}',
+        b' {"a":"","b":[{}],"c":1E5,"d":-1.0e+10} ',
+    ]
+    letters = b'{}[]",:\\u0123456789eE+-.truefalsn \t\n\x00\x1f\x80\xc3\xff/'
+    taken = 0
+    for _ in range(20_000):
+        payload = bytearray(random.choice(seeds))
+        for _ in range(random.randint(1, 3)):
+            position = random.randrange(len(payload))
+            payload[position : position + random.randint(0, 1)] = bytes([random.choice(letters)])
+        try:
+            expected = _parse_in_full(bytes(payload), NOW_MS)
+        except PayloadError:
+            with pytest.raises(PayloadError):
+                parse_telemetry(bytes(payload), NOW_MS)
+        else:
+            taken += 1
+            assert parse_telemetry(bytes(payload), NOW_MS) == expected
+    assert taken > 1000
+
+
+def test_deep_nesting_is_refused_whichever_way_it_is_read() -> None:
+    for depth in (1000, 100_000):
+        with pytest.raises(PayloadError, match="not JSON"):
+            parse_telemetry(b'{"a":' * depth + b"1" + b"}" * depth, NOW_MS)
 
 
 @pytest.mark.parametrize(
