@@ -45,14 +45,19 @@ def is_medium_error(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _primary_code(error) in _MEDIUM_ERRORS
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether a page of the file, or all of it, makes no sense."""
+    return isinstance(error, sqlite3.Error) and _primary_code(error) in _DAMAGED
+
+
 def is_known_after(error: BaseException) -> bool:
     """Whether what was synced before this error is as safe as before. A failed sync, above all, leaves that open."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in _NOTHING_LOST or code == sqlite3.SQLITE_IOERR_WRITE
 
 
-def connect(path: Path, *, quota_bytes: int) -> sqlite3.Connection:
-    """Open or make the database file and bring it to this version's schema.
+def connect(path: Path, *, quota_bytes: int) -> tuple[sqlite3.Connection, str]:
+    """Open or make the database file and bring it to this version's schema; also returns the file's epoch.
 
     :class:`StoreFormatError` if it is not ours, damaged or newer; :class:`StoreUnavailableError` if it cannot be used.
     """
@@ -63,20 +68,20 @@ def connect(path: Path, *, quota_bytes: int) -> sqlite3.Connection:
     # a flipped bit in a name must not keep the rest of the file from being read
     connection.text_factory = lambda text: text.decode(errors="replace")
     try:
-        _prepare(connection, path, max(quota_bytes // PAGE_BYTES, _LEAST_PAGES))
+        epoch = _prepare(connection, path, max(quota_bytes // PAGE_BYTES, _LEAST_PAGES))
         os.chmod(path, 0o640)
     except (sqlite3.Error, OSError) as error:
         connection.close()
-        if isinstance(error, sqlite3.Error) and _primary_code(error) in _DAMAGED:
+        if is_damage(error):
             raise StoreFormatError(f"{path} is damaged or no database: {error}") from error
         raise StoreUnavailableError(f"{path} cannot be opened: {error}") from error
     except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, epoch
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> str:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     # we mark the file before we make the first table
@@ -97,3 +102,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> No
     migrate(connection)
     # if a sync failed in a process before us, the log may exist in the kernel's memory alone: write it anew
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    epoch = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
+    if epoch is None:
+        raise StoreFormatError(f"{path} is damaged: it has no epoch")
+    return str(epoch[0])

@@ -110,8 +110,7 @@ class Database:
         return self._connect()  # the disk was full, and that much is needed to open
 
     def _connect(self) -> sqlite3.Connection:
-        connection = connect(self.path, quota_bytes=self._quota_bytes)
-        self.epoch = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+        connection, self.epoch = connect(self.path, quota_bytes=self._quota_bytes)
         return connection
 
     async def close(self) -> None:

@@ -13,6 +13,8 @@ from appliance.store.meta import last_seq
 
 READING = int(Kind.TELEMETRY)
 CRC_MASK = 0xFFFF_FFFF
+MENDING_BYTES = 16 << 20
+"""More than so much is not computed in search of a damaged name."""
 _CRC = 7  # of a row's columns
 _CHUNKS = tuple(1 << power for power in range(8, -1, -1))
 _INSERT = "INSERT INTO messages (device, kind, at_ms, received_at_ms, flags, msg_key, payload, crc) VALUES "
@@ -108,7 +110,10 @@ def _read(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredMessage |
 def _mended(connection: sqlite3.Connection, row: Sequence[Any]) -> StoredMessage | None:
     """If only the device's name or the kind is damaged: the message with those for which its checksum is right."""
     seq, _, _, at_ms, received_at_ms, flags, payload, crc = row
-    for device in known_devices(connection):
+    devices = known_devices(connection)
+    if len(devices) * len(payload) > MENDING_BYTES:
+        return None
+    for device in devices:
         for number, kind in _KINDS.items():
             if checksum(device, number, at_ms, received_at_ms, flags, payload) ^ (seq & CRC_MASK) == crc:
                 connection.execute("UPDATE messages SET device = ?, kind = ? WHERE seq = ?", (device, number, seq))

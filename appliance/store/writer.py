@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from appliance.errors import StoreError, StoreUnavailableError
-from appliance.store.connection import is_known_after, is_medium_error
+from appliance.store.connection import is_damage, is_known_after, is_medium_error
 from appliance.store.folder import DataFolder
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,14 @@ class Job:
 
 
 Entry = Row | Job
+
+
+class _DamageError(Exception):
+    """A job has come upon a damaged page."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.job = job
 
 
 class Writer:
@@ -226,18 +234,27 @@ class Writer:
         self._entries.extendleft(reversed(entries))
         self._taken = []
 
-    def _try(self, entries: Sequence[Entry]) -> bool:
-        """Commit a group and deliver it; ``False`` and :attr:`unavailable` if the medium does not let us."""
-        try:
-            if self._memory_is_stale and self.sink is not None:
-                self.sink.undone(self._connection)
-            self._memory_is_stale = False
-            self._commit(entries)
-        except sqlite3.Error as error:
-            if not is_medium_error(error):
-                raise
-            self._note(error)
-            return False
+    def _try(self, entries: list[Entry]) -> bool:
+        """Commit a group and deliver it; ``False`` and :attr:`unavailable` if the medium does not let us.
+
+        A job that needs a damaged page is taken out of ``entries`` and told so; everybody else goes on.
+        """
+        committed = False
+        while not committed:
+            try:
+                if self._memory_is_stale and self.sink is not None:
+                    self.sink.undone(self._connection)
+                self._memory_is_stale = False
+                self._commit(entries)
+                committed = True
+            except _DamageError as damage:
+                entries.remove(damage.job)
+                self.call_on_loop(self._deliver, [damage.job])
+            except sqlite3.Error as error:
+                if not is_medium_error(error):
+                    raise
+                self._note(error)
+                return False
         self._taken = []
         if entries:
             self.call_on_loop(self._deliver, entries)
@@ -275,6 +292,11 @@ class Writer:
         try:
             job.result = job.fn(connection)
         except Exception as error:
+            if is_damage(error):
+                log.error("the database file is damaged where a job needs it: %s", error)
+                job.error = StoreUnavailableError(f"the database file is damaged there ({error})")
+                # SQLite takes no more changes in this transaction
+                raise _DamageError(job) from error
             if is_medium_error(error):
                 raise
             connection.execute("ROLLBACK TO job")

@@ -16,6 +16,7 @@ import pytest
 
 from appliance.errors import StoreFormatError, StoreUnavailableError
 from appliance.store import connection
+from appliance.store.connection import PAGE_BYTES
 from appliance.store.database import Database
 from tests.store.conftest import OpenStore
 from tests.store.disk import ACKS, environment, read_log
@@ -174,6 +175,40 @@ async def test_a_database_whose_header_is_damaged_is_refused(open_again: OpenSto
         file.write(b"garbage")
     with pytest.raises(StoreFormatError, match="damaged"):
         await open_again()
+
+
+async def test_a_database_without_its_identity_is_refused(open_again: OpenStore) -> None:
+    store = await open_again()
+    await store.query("DELETE FROM meta WHERE key = 'epoch'")
+    await store.close()
+    with pytest.raises(StoreFormatError, match="epoch"):
+        await open_again()
+
+
+async def test_a_damaged_page_is_the_trouble_of_those_who_read_it(open_again: OpenStore) -> None:
+    store = await open_again()
+    fill(store, range(200))
+    await store.settled_down()
+    await store.close()
+    path = store.database.path
+    whole = path.read_bytes()
+    page = whole.index(b'{"n":20}') // PAGE_BYTES
+    path.write_bytes(whole[: page * PAGE_BYTES] + b"\xff" * PAGE_BYTES + whole[(page + 1) * PAGE_BYTES :])
+
+    store = await open_again()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError, match="damaged"):
+            await store.buffer.take(limit=100)
+        await store.add(1000)
+    reading = store.database.submit(
+        lambda connection: connection.execute("SELECT * FROM messages").fetchall(), receipt="job"
+    )
+    await asyncio.wait([reading], timeout=20)
+    assert type(reading.exception()) is StoreUnavailableError
+    assert store.receipts.withheld == ["job"]
+    assert len((await store.buffer.take(after=100)).messages) == 103
+    assert store.database.unavailable is None
+    assert store.receipts.all == [1000] * 3
 
 
 # --- a disk of our own ----------------------------------------------------------------------------------------
