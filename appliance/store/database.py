@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.store.connection import connect
+from appliance.store.entries import Entry, Job, Row, RowSink
 from appliance.store.folder import BALLAST_BYTES, DataFolder
-from appliance.store.writer import Entry, Job, Row, RowSink, Writer
+from appliance.store.writer import Writer
 
 __all__ = ["Database", "Row", "RowSink"]
 

@@ -14,10 +14,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 from appliance.errors import StoreError, StoreUnavailableError
 from appliance.store.connection import is_damage, is_known_after, is_medium_error
+from appliance.store.entries import DamageError, Entry, Job, RowSink
 from appliance.store.folder import DataFolder
 
 log = logging.getLogger(__name__)
@@ -31,60 +31,6 @@ GATHERED_ROWS = 256
 """While the event loop goes on reading what has arrived, the writer leaves it the interpreter lock: at most so many
 turns of the loop, or until so many entries are there. It halves what a message costs where each device has one in
 flight, and adds no delay: a loop that has nothing to read wakes the writer at once."""
-Row = tuple[Any, ...]
-"""A hot-path entry: columns, then the receipt. See :meth:`appliance.store.buffer.Buffer.append`."""
-
-
-class RowSink(Protocol):
-    """Who turns rows into SQL; all methods run in the writer thread."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether chores wait that :meth:`housekeep` does piece by piece."""
-
-    def write(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        """Insert a group's rows inside its transaction."""
-
-    def before_jobs(self, connection: sqlite3.Connection) -> None:
-        """The rows of a group are written, its jobs come next."""
-
-    def housekeep(self, connection: sqlite3.Connection, *, pressed: bool) -> bool:
-        """Last in every transaction: small chores. ``pressed``: space is short; returns whether some was freed."""
-
-    def committed(self) -> None:
-        """The group is on disk. Must not fail, and therefore not read from it."""
-
-    def undone(self, connection: sqlite3.Connection) -> None:
-        """A group was rolled back: read anew what memory holds of the file."""
-
-
-class Job:
-    """A function to run inside a group's transaction, and who waits for it."""
-
-    __slots__ = ("error", "fn", "future", "receipt", "result")
-
-    def __init__(self, fn: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any], receipt: object) -> None:
-        self.fn = fn
-        self.future = future
-        self.receipt = receipt
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    @property
-    def can_fail(self) -> bool:
-        """Whether somebody waits who can be told; a job with a receipt is kept like a row, it must not be lost."""
-        return self.receipt is None
-
-
-Entry = Row | Job
-
-
-class _DamageError(Exception):
-    """A job has come upon a damaged page."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self.job = job
 
 
 class Writer:
@@ -247,7 +193,7 @@ class Writer:
                 self._memory_is_stale = False
                 self._commit(entries)
                 committed = True
-            except _DamageError as damage:
+            except DamageError as damage:
                 entries.remove(damage.job)
                 self.call_on_loop(self._deliver, [damage.job])
             except sqlite3.Error as error:
@@ -296,7 +242,7 @@ class Writer:
                 log.error("the database file is damaged where a job needs it: %s", error)
                 job.error = StoreUnavailableError(f"the database file is damaged there ({error})")
                 # SQLite takes no more changes in this transaction
-                raise _DamageError(job) from error
+                raise DamageError(job) from error
             if is_medium_error(error):
                 raise
             connection.execute("ROLLBACK TO job")

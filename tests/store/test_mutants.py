@@ -44,8 +44,8 @@ MUTANTS = [
         "receipts before the commit",
         "writer.py",
         {
-            "            self._commit(entries)\n": (
-                "            self.call_on_loop(self._deliver, entries)\n            self._commit(entries)\n"
+            "                self._commit(entries)\n": (
+                "                self.call_on_loop(self._deliver, entries)\n                self._commit(entries)\n"
             ),
             "        if entries:\n            self.call_on_loop(self._deliver, entries)\n        return True": (
                 "        return True"
