@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -72,7 +72,7 @@ class _Identity:
     gateway_uid: str
     credentials: Credentials
     certificates: certificates.Certificates
-    api_key: str
+    api_key: str = field(repr=False)
     names: list[str]
 
 

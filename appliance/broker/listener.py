@@ -343,6 +343,10 @@ class Listener:
 
     def device_changed(self, device: Device) -> None:
         """A device was paired anew, switched off, or got other topics."""
+        state = self._states.get(device.device_id)
+        if state is not None and not device.accepts(state.generation):
+            # the device id may be another machine's now, and that one has subscribed to nothing
+            del self._states[device.device_id]
         session = self._devices.get(device.device_id)
         if session is None:
             return

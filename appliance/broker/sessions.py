@@ -95,6 +95,8 @@ class SessionState:
     in_flight: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     qos2_open: set[bytes] = field(default_factory=set)
     next_packet_id: int = 1
+    generation: int = 0
+    """Of the secret that its last connection used."""
 
 
 class NativeSession(Session):
@@ -111,6 +113,7 @@ class NativeSession(Session):
         """Of those that wait for their commit the one that comes last, if any waits."""
         self._listener = listener
         self._state = state
+        state.generation = login.generation
         for sent in state.in_flight.values():
             sent.earlier = True
         self._now_ms = listener.clock.now_ms

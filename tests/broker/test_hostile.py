@@ -210,3 +210,16 @@ async def test_sockets_are_asked_for_signs_of_life(tmp_path: Path) -> None:
         connection = await unfinished(rig)
         peer = connection._transport.get_extra_info("socket")
         assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+async def test_a_device_id_that_changed_hands_while_nobody_was_connected_begins_without_a_session(rig: Rig) -> None:
+    first = await rig.login("press-07", clean=False)
+    first.send(subscribe(1, "command/press-07/action"), b"\xe0\x00")
+    assert await first.packet() == (frames.SUBACK, b"\0\1\1")
+    assert await first.end() == b""
+    _, password = await rig.pair("press-07", "SN-another")
+    second = await rig.client()
+    second.send(connect("press-07", "press-07", password.encode(), clean=False))
+    assert await second.packet() == (frames.CONNACK, b"\0\0"), "session present"
+    sent = rig.broker.listener.deliver("press-07", "command/press-07/action", b"{}", redelivery=False, on_ack=list)
+    assert not sent
