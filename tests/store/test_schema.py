@@ -6,13 +6,18 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database as Tables
 from sqlite_utils import Migrations
 
 from appliance.errors import StoreFormatError
 from appliance.store import schema
 from appliance.store.database import Database
 from tests.store.conftest import OpenStore
-from tests.store.support import open_store
+from tests.store.old_file import EPOCH, restore
+from tests.store.support import assert_adds_up, open_store
+
+OLD_FILES = {file.stem: file.read_text() for file in sorted((Path(__file__).parent / "files").glob("v*.sql"))}
+FIRST = OLD_FILES["v1"]
 
 
 def structure(path: Path) -> str:
@@ -107,3 +112,48 @@ async def test_tables_of_what_must_not_be_lost_are_strict(open_again: OpenStore)
         "sqlite_sequence",
         "_sqlite_migrations",
     }
+
+
+# --- from the very first schema on ----------------------------------------------------------------------------
+
+
+def test_the_first_migration_makes_today_what_it_made_when_it_was_released(tmp_path: Path) -> None:
+    """A released migration is never edited: what differs is a new one. (Before the release: ``old_file.py``.)"""
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    restore(FIRST, old)
+    connection = sqlite3.connect(new)
+    later = [migration.name for migration in schema.migrations._migrations[1:]]
+    schema.migrations.apply(Tables(connection), stop_before=later)
+    connection.close()
+    assert structure(new) == structure(old)
+
+
+@pytest.mark.parametrize("version", OLD_FILES)
+async def test_a_file_of_an_earlier_version_is_brought_up_to_date_and_loses_nothing(
+    open_again: OpenStore, tmp_path: Path, version: str
+) -> None:
+    restore(OLD_FILES[version], tmp_path / "data" / "appliance.db")
+    store = await open_again()
+    batch = await store.buffer.take()
+    assert (batch.epoch, batch.floor, batch.settled) == (EPOCH, 3, 1)
+    assert [(message.seq, message.device, message.at_ms, message.flags) for message in batch.messages] == [
+        (3, "press-08", 1_789_999_999_000, 1),
+        (4, "press-07", None, 0),
+    ]
+    await assert_adds_up(store)
+    await store.add(6, device="press-08", msg_id="m-3")
+    assert await store.numbers() == [3, 5]
+    assert await store.query("SELECT seq, code FROM parked") == [(2, "invalid")]
+    await store.add(7)
+    assert (await store.buffer.take(after=4)).messages[0].seq == 5
+
+
+async def test_a_file_that_was_brought_up_to_date_is_built_like_a_new_one(
+    open_again: OpenStore, tmp_path: Path
+) -> None:
+    restore(FIRST, tmp_path / "data" / "appliance.db")
+    updated = await open_again()
+    await updated.close()
+    new = await open_store(tmp_path / "new")
+    await new.close()
+    assert structure(updated.database.path) == structure(new.database.path)

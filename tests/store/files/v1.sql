@@ -1,0 +1,136 @@
+PRAGMA auto_vacuum = 2;
+PRAGMA application_id = 1229549396;
+BEGIN TRANSACTION;
+CREATE TABLE "_sqlite_migrations" (
+   "id" INTEGER PRIMARY KEY,
+   "migration_set" TEXT,
+   "name" TEXT,
+   "applied_at" TEXT
+);
+INSERT INTO "_sqlite_migrations" VALUES(1,'appliance','m001_first_schema','2026-11-22 10:00:00.000000+00:00');
+CREATE TABLE devices (
+    device_id TEXT PRIMARY KEY,
+    serial TEXT NOT NULL UNIQUE,
+    generation INTEGER NOT NULL,              -- of the secret
+    valid_from INTEGER NOT NULL,              -- the oldest generation whose secret still opens the door
+    login_generation INTEGER NOT NULL,        -- the newest generation that has logged in, 0 if none has
+    enabled INTEGER NOT NULL,
+    config TEXT NOT NULL,                     -- DeviceConfig as JSON
+    firmware_version TEXT,
+    hardware TEXT,
+    paired_at_ms INTEGER NOT NULL,
+    first_login_at_ms INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE ledger (                         -- readings per device, counted up to meta.counted_seq
+    device TEXT PRIMARY KEY,
+    received INTEGER NOT NULL DEFAULT 0,
+    stored INTEGER NOT NULL DEFAULT 0,
+    parked INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
+    repeated INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+INSERT INTO "ledger" VALUES('press-07',3,1,1,0,0);
+INSERT INTO "ledger" VALUES('press-08',1,0,0,0,1);
+CREATE TABLE messages (                       -- append-only; AUTOINCREMENT, so that a seq is never used twice
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at_ms INTEGER,                            -- the device's own time where it may be used
+    received_at_ms INTEGER NOT NULL,
+    flags INTEGER NOT NULL,                   -- ClockFlag
+    msg_key INTEGER,                          -- 64-bit digest of msg_id
+    payload BLOB NOT NULL,
+    crc INTEGER NOT NULL                      -- CRC-32 over device, kind, times, flags, payload; exclusive-or seq
+) STRICT;
+INSERT INTO "messages" VALUES(1,'press-07',1,NULL,1790000000000,0,NULL,X'7B226E223A317D',1587476868);
+INSERT INTO "messages" VALUES(2,'press-07',1,NULL,1790000000000,0,NULL,X'7B226E223A327D',1974708804);
+INSERT INTO "messages" VALUES(3,'press-08',1,1789999999000,1790000000000,1,-2183356525944939824,X'7B226E223A337D',3793978633);
+INSERT INTO "messages" VALUES(4,'press-07',1,NULL,1790000000000,0,NULL,X'7B226E223A357D',988953733);
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value ANY
+) STRICT, WITHOUT ROWID;
+INSERT INTO "meta" VALUES('confirmed',1);
+INSERT INTO "meta" VALUES('counted_seq',4);
+INSERT INTO "meta" VALUES('counted_waiting',2);
+INSERT INTO "meta" VALUES('epoch','11111111-2222-4333-8444-555555555555');
+INSERT INTO "meta" VALUES('ids_written_up_to',2);
+INSERT INTO "meta" VALUES('parked',1);
+CREATE TABLE outbox (                         -- commands; position is the order of delivery
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    command_id TEXT NOT NULL UNIQUE,
+    device TEXT NOT NULL,
+    action TEXT NOT NULL,
+    digest BLOB NOT NULL,                     -- of the request, to tell a repeat from a contradiction
+    payload BLOB NOT NULL,                    -- emptied when the command is settled
+    at_most_once INTEGER NOT NULL,
+    created_at_ms INTEGER NOT NULL,           -- wall clock
+    expires_in_ms INTEGER NOT NULL,
+    response_limit_ms INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT,
+    deliveries INTEGER NOT NULL,              -- counted before the bytes go out
+    deadline_ms INTEGER NOT NULL,             -- steady clock: end of waiting for delivery, or for the answer
+    touched_ms INTEGER NOT NULL,              -- steady clock: last change
+    settled_ms INTEGER,                       -- steady clock; NULL while the command is open
+    response BLOB,                            -- the last answer, if it is short
+    response_bytes INTEGER,                   -- its size
+    history TEXT NOT NULL                     -- JSON objects, one per change, separated by commas
+) STRICT;
+CREATE TABLE pairings (                       -- claims by token, so that a repeated request gets the same answer
+    serial TEXT NOT NULL,
+    token_digest BLOB NOT NULL,               -- keyed SHA-256
+    request_id TEXT NOT NULL,
+    device_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    paired_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (serial, token_digest)
+) STRICT, WITHOUT ROWID
+;
+CREATE TABLE parked (                         -- what Odoo or the contract refused, with the reason
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    seq INTEGER,                              -- NULL where it never was a message (not JSON)
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    at_ms INTEGER,
+    received_at_ms INTEGER NOT NULL,
+    flags INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    code TEXT NOT NULL,
+    message TEXT NOT NULL,
+    parked_at_ms INTEGER NOT NULL
+) STRICT;
+INSERT INTO "parked" VALUES(1,2,'press-07',1,NULL,1790000000000,0,X'7B226E223A327D','invalid','no such field',1790000000000);
+CREATE TABLE recent_ids (                     -- the last 1,000 msg_id digests of a device, 8 bytes each, oldest first
+    device TEXT PRIMARY KEY,
+    digests BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE refusals (                       -- publishes that were acknowledged and dropped, and why
+    device TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    last_at_ms INTEGER NOT NULL,
+    last_topic TEXT NOT NULL,
+    PRIMARY KEY (device, reason)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE retired_devices (                -- ids that lost their device: their generations are never used again
+    device_id TEXT PRIMARY KEY,
+    generation INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE settled (                        -- disjoint intervals of seq that Odoo has, or that were parked
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL
+) STRICT;
+INSERT INTO "settled" VALUES(1,2);
+CREATE TABLE settled_marks (                  -- when all was settled up to which seq
+    up_to INTEGER PRIMARY KEY,
+    steady_ms INTEGER NOT NULL                -- passes only while the appliance runs
+) STRICT;
+CREATE UNIQUE INDEX "idx__sqlite_migrations_migration_set_name"
+    ON "_sqlite_migrations" ("migration_set", "name");
+CREATE INDEX outbox_open ON outbox (device, position) WHERE settled_ms IS NULL;
+CREATE INDEX outbox_settled ON outbox (settled_ms) WHERE settled_ms IS NOT NULL;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('messages',4);
+INSERT INTO "sqlite_sequence" VALUES('parked',1);
+COMMIT;
