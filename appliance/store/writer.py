@@ -290,11 +290,13 @@ class Writer:
     def _run_alone(self, jobs: Sequence[Job]) -> bool:
         """Commit each by itself or tell who waits that it is not possible; whether one freed space."""
         freed = False
-        for job in jobs:
+        for number, job in enumerate(jobs):
+            self._taken = list(jobs[number:])
             if not self._must_reopen and self._try([job]):
                 freed = freed or self._freed_space
             else:
                 self._refuse([job])
+        self._taken = []
         return freed
 
     def _commit_waiting(self) -> bool:

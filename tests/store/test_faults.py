@@ -159,6 +159,17 @@ async def test_a_writer_that_cannot_go_on_says_so_and_nobody_waits_for_it(store:
     assert store.receipts.all == []
 
 
+async def test_a_writer_that_dies_while_the_store_is_full_leaves_nobody_waiting_either(full: Store) -> None:
+    def deadly(connection: sqlite3.Connection) -> None:
+        connection.execute("COMMIT")  # no job may do that: what the writer does next fails
+
+    waiting = [full.database.submit(deadly), full.database.submit(lambda connection: None)]
+    await asyncio.wait(waiting, timeout=20)
+    assert [type(future.exception()) for future in waiting] == [StoreUnavailableError] * 2
+    with pytest.raises(sqlite3.OperationalError):
+        await asyncio.wait_for(full.database.failed, 20)
+
+
 # --- what is not a database -----------------------------------------------------------------------------------
 
 
