@@ -39,6 +39,8 @@ class BoundedHttp(HttpToolsProtocol):
     """How long a request may take, from its head to the last byte of its answer; longer than any route needs."""
     most_head_bytes = 32 * 1024
     """Of a request's head, or of anything else that is no body."""
+    most_pipelined = 8
+    """Requests of a connection that wait for the answer to another; uvicorn reads on, however many there are."""
     _unread = 0
     _timer: asyncio.TimerHandle | None = None
 
@@ -66,6 +68,9 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A head was read."""
         self._unread = 0
+        if len(self.pipeline) >= self.most_pipelined:
+            # the parser makes an error of its own of it, and stops at once
+            raise ValueError("too many requests wait for an answer")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

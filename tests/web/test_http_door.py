@@ -85,6 +85,27 @@ async def test_a_head_or_a_trailer_without_end_is_refused(start: bytes) -> None:
         await until_closed(port, start, *[b"a" * 65_536] * 200)
 
 
+async def test_who_does_not_wait_for_answers_is_cut_off_before_the_requests_pile_up() -> None:
+    begun, go_on = 0, asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal begun
+        begun += 1
+        await go_on.wait()
+        await _ok(scope, receive, send)
+
+    async with door(slow, BoundedHttp) as port:
+        await until_closed(port, (GET + b"\r\n") * 2000)
+        go_on.set()
+    assert begun == 1
+
+
+async def test_a_few_requests_at_once_are_answered_in_turn() -> None:
+    last = b"GET / HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n"
+    async with door(_ok, BoundedHttp) as port:
+        assert (await until_closed(port, (GET + b"\r\n") * 5 + last)).count(b"200 OK") == 6
+
+
 async def test_large_bodies_and_many_requests_on_one_connection_are_served() -> None:
     post = b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 500000\r\n\r\n" + b"b" * 500_000
     last = b"GET / HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n"
