@@ -31,9 +31,10 @@ BATCH_BYTES = 1 << 20
 FENCE_WITHIN_S = 10.0
 """After which a fence that has not come out is logged. Waiting goes on: more messages would only make it worse."""
 START_WITHIN_S = 30.0
-MOST_SHARE = 0.5
-"""Of the event loop's time that passing on everything may take. Beyond it messages are dropped anyway, and the fan-out
-contents itself with a tenth of the time, so that those who are looked at do not notice who looks on."""
+MOST_SHARE, MOST_SHARE_WHEN_BUSY, BUSY = 0.5, 0.1, 0.6
+"""Of the event loop's time that passing on everything may take; less when its thread is busy for more than 60 % of the
+time. Beyond it messages are dropped anyway, and the fan-out contents itself with a tenth of the time, so that those who
+are looked at hardly notice who looks on."""
 REST, GENTLE_REST = 1, 9
 """How long it rests after a batch, in units of the time the batch took."""
 MOST_PAUSE_S = 1.0
@@ -66,6 +67,21 @@ class _Waiting(NamedTuple):
         return len(self.topic) + len(self.payload)
 
 
+class _Pace(NamedTuple):
+    """Where the clocks and the count of messages stood."""
+
+    time: float
+    cpu_time: float
+    number: int
+
+    def keeps_up(self, before: _Pace, message_cpu_s: float) -> bool:
+        """Whether there is time for all messages that come, if each costs as much as this."""
+        passed_s = max(self.time - before.time, 1e-6)
+        share = (self.number - before.number) * message_cpu_s / passed_s
+        busy = (self.cpu_time - before.cpu_time) / passed_s
+        return share < (MOST_SHARE if busy < BUSY else MOST_SHARE_WHEN_BUSY)
+
+
 class FanOut:
     """Two queues that take turns: what devices published (droppable), and what attached clients published.
 
@@ -79,6 +95,7 @@ class FanOut:
         most_messages: int,
         most_bytes: int,
         time: Callable[[], float] = time.monotonic,
+        cpu_time: Callable[[], float] = time.thread_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.dropped = 0
@@ -91,6 +108,7 @@ class FanOut:
         self._most_messages = most_messages
         self._most_bytes = most_bytes
         self._time = time  # finer than the event loop's, which uvloop rounds to milliseconds
+        self._cpu_time = cpu_time
         self._sleep = sleep
         self._loop = asyncio.get_running_loop()
         self._readings: deque[_Waiting] = deque()
@@ -155,19 +173,17 @@ class FanOut:
 
     async def run(self) -> None:
         """Hand over what waits, until cancelled."""
-        before, number_before = self._time(), self.number
+        pace = _Pace(self._time(), self._cpu_time(), self.number)
         while True:
             await self._work.wait()
-            began = self._time()
+            began_at, cpu_time = self._time(), self._cpu_time()
             handed_over = await self._hand_over()
             await self._fence()
             if not self._readings and not self._published:
                 self._work.clear()
-            now, number = self._time(), self.number
-            took_s = now - began
-            share = (number - number_before) / max(now - before, 1e-6) * took_s / max(handed_over, 1)
-            before, number_before = now, number
-            await self._sleep(min(took_s * (REST if share < MOST_SHARE else GENTLE_REST), MOST_PAUSE_S))
+            before, pace = pace, _Pace(self._time(), self._cpu_time(), self.number)
+            keeps_up = pace.keeps_up(before, (pace.cpu_time - cpu_time) / max(handed_over, 1))
+            await self._sleep(min((pace.time - began_at) * (REST if keeps_up else GENTLE_REST), MOST_PAUSE_S))
 
     async def stop(self) -> None:
         """Detach from amqtt; after :meth:`run` has ended."""

@@ -170,43 +170,49 @@ async def test_a_lost_fence_session_is_replaced(rig: Rig, monkeypatch: pytest.Mo
             await asyncio.sleep(0.01)
 
 
-async def test_it_rests_longer_when_it_cannot_keep_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
+async def test_it_rests_longer_when_it_cannot_keep_up_or_the_loop_is_busy(rig: Rig) -> None:
+    now = cpu = 0.0
     rests: list[float] = []
 
     async def rest(delay_s: float) -> None:
-        nonlocal now
+        nonlocal now, cpu
         rests.append(round(delay_s, 6))
-        now += delay_s
-        if len(rests) == 1:
-            for _ in range(5):  # 5 messages while it took 20 ms for a message: half of that is too much
-                fan_out.offer(TOPIC, b"", 1)
-        elif len(rests) == 2:
-            now += 10.0  # nothing for a long time, then one
+        # half a second passes in which this many messages come, and the event loop's thread works this long
+        messages, busy_s = [(60, 0.1), (3, 0.1), (3, 0.4), (0, 0.0)][len(rests) - 1]
+        now += 0.5
+        cpu += busy_s
+        for _ in range(messages):
             fan_out.offer(TOPIC, b"", 1)
         await asyncio.sleep(0)
 
-    fan_out = Seen(amqtt=rig.broker.amqtt, most_messages=100, most_bytes=1 << 20, time=lambda: now, sleep=rest)
+    class Slow(Seen):
+        async def _hand_over(self) -> int:
+            nonlocal now, cpu
+            count = await super()._hand_over()
+            now += 0.02 * count
+            cpu += 0.02 * count
+            return count
+
+    fan_out = Slow(
+        amqtt=rig.broker.amqtt,
+        most_messages=100,
+        most_bytes=1 << 20,
+        time=lambda: now,
+        cpu_time=lambda: cpu,
+        sleep=rest,
+    )
     fan_out._probes = 100
     await fan_out.start()
-    pass_on = fan_out._hand_over
-
-    async def slowly() -> int:
-        nonlocal now
-        count = await pass_on()
-        now += 0.02 * count
-        return count
-
-    monkeypatch.setattr(fan_out, "_hand_over", slowly)
     running = asyncio.create_task(fan_out.run(), name="fan-out under test")
-    now += 1.0
+    now = 1.0
     fan_out.offer(TOPIC, b"", 1)
-    while len(rests) < 3:
+    while len(rests) < 4:
         await asyncio.sleep(0.001)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await fan_out.stop()
-    assert rests == [0.02 * module.REST, 0.1 * module.GENTLE_REST, 0.02 * module.REST]
+    rest_s, gentle_s = 0.02 * module.REST, 0.02 * module.GENTLE_REST
+    assert rests == [rest_s, module.MOST_PAUSE_S, 3 * rest_s, 3 * gentle_s]
 
 
 def test_an_envelope_gives_back_what_was_put_in() -> None:
