@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 from zlib import crc32
 
@@ -40,12 +39,11 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]], *
     position, count = 0, len(rows)
     for size in _CHUNKS:
         while count - position >= size:
-            seq = first_seq + position
-            part = [
-                (*row[:_CRC], row[_CRC] ^ (seq + index & CRC_MASK))
-                for index, row in enumerate(rows[position : position + size])
-            ]
-            cursor = connection.execute(_INSERTS[size], tuple(chain.from_iterable(part)))
+            values: list[Any] = []
+            for seq, row in enumerate(rows[position : position + size], first_seq + position):
+                values += row[:_CRC]
+                values.append(row[_CRC] ^ (seq & CRC_MASK))
+            cursor = connection.execute(_INSERTS[size], values)
             position += size
             if cursor.lastrowid != first_seq + position - 1:
                 raise RuntimeError(f"message {first_seq + position - 1} was written as {cursor.lastrowid}")
