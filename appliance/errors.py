@@ -12,7 +12,9 @@ ApplianceError
 │   ├── UnknownDeviceError
 │   ├── DeviceDisabledError
 │   ├── UnknownCommandError
-│   └── CommandRefusedError
+│   ├── CommandRefusedError
+│   ├── UnknownDeadLetterError
+│   └── NotRetryableError
 └── OdooError
     ├── OdooUnavailableError      try again later
     ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
@@ -111,6 +113,20 @@ class CommandRefusedError(RequestError):
 
     status = 422
     code: ProblemCode = "command_template"
+
+
+class UnknownDeadLetterError(RequestError):
+    """No parked message has this id."""
+
+    status = 404
+    code: ProblemCode = "unknown_dead_letter"
+
+
+class NotRetryableError(RequestError):
+    """What was parked is not a whole message, so it cannot be sent to Odoo."""
+
+    status = 409
+    code: ProblemCode = "not_retryable"
 
 
 class OdooError(ApplianceError):

@@ -39,6 +39,11 @@ class Kind(IntEnum):
         return self.name.lower()
 
 
+def kind_name(number: int) -> str:
+    """A kind's name on the wire, also of a number that this version does not know."""
+    return Kind(number).wire if number in Kind._value2member_map_ else f"unknown_{number}"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
     """A message as the buffer keeps it; ``payload`` is valid JSON, times are milliseconds since 1970."""

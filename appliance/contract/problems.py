@@ -14,6 +14,8 @@ ProblemCode = Literal[
     "not_found",
     "unknown_device",
     "unknown_command",
+    "unknown_dead_letter",
+    "not_retryable",
     "method_not_allowed",
     "device_disabled",
     "invalid_token",

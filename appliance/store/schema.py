@@ -71,11 +71,22 @@ CREATE TABLE parked (                         -- what Odoo or the contract refus
     at_ms INTEGER,
     received_at_ms INTEGER NOT NULL,
     flags INTEGER NOT NULL,
-    payload BLOB NOT NULL,
+    messages INTEGER NOT NULL,                -- more than one where a stretch of them is gone from the file
+    retryable INTEGER NOT NULL,               -- whether it is a whole message that can be sent again
     code TEXT NOT NULL,
     message TEXT NOT NULL,
-    parked_at_ms INTEGER NOT NULL
+    parked_at_ms INTEGER NOT NULL,
+    payload BLOB NOT NULL                     -- last, so that the rest is read without it
 ) STRICT;
+
+CREATE TABLE removals (                       -- parked messages that were removed for good, counted
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    reason TEXT NOT NULL,                     -- 'operator', or 'limit' where the list was full
+    count INTEGER NOT NULL,
+    last_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (device, kind, reason)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE recent_ids (                     -- the last 1,000 msg_id digests of a device, 8 bytes each, oldest first
     device TEXT PRIMARY KEY,
@@ -87,6 +98,7 @@ CREATE TABLE ledger (                         -- readings per device, counted up
     received INTEGER NOT NULL DEFAULT 0,
     stored INTEGER NOT NULL DEFAULT 0,
     parked INTEGER NOT NULL DEFAULT 0,
+    removed INTEGER NOT NULL DEFAULT 0,       -- of those that were parked
     refused INTEGER NOT NULL DEFAULT 0,
     repeated INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;

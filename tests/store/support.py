@@ -121,12 +121,15 @@ def waiting_rows(connection: sqlite3.Connection) -> Counter[str]:
 
 
 async def assert_adds_up(store: Store) -> None:
-    """Received = stored + waiting + parked for every device, where waiting is counted from the rows themselves."""
+    """Received = stored + waiting + parked + removed for every device, where what waits, what is parked and what was
+    removed is counted from the rows themselves."""
     lines = await store.buffer.ledger()
     counted = await store.database.run(waiting_rows)
     assert {line.device: line.waiting for line in lines if line.waiting} == dict(counted)
     parked = dict(await store.query("SELECT device, count(*) FROM parked WHERE kind = 1 GROUP BY device"))
     assert {line.device: line.parked for line in lines if line.parked} == parked
+    removed = dict(await store.query("SELECT device, sum(count) FROM removals WHERE kind = 1 GROUP BY device"))
+    assert {line.device: line.removed for line in lines if line.removed} == removed
     unsettled = await store.query(
         "SELECT count(*) FROM messages WHERE NOT EXISTS (SELECT 1 FROM settled WHERE seq BETWEEN first AND last)"
     )

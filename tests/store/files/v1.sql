@@ -26,11 +26,12 @@ CREATE TABLE ledger (                         -- readings per device, counted up
     received INTEGER NOT NULL DEFAULT 0,
     stored INTEGER NOT NULL DEFAULT 0,
     parked INTEGER NOT NULL DEFAULT 0,
+    removed INTEGER NOT NULL DEFAULT 0,       -- of those that were parked
     refused INTEGER NOT NULL DEFAULT 0,
     repeated INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
-INSERT INTO "ledger" VALUES('press-07',3,1,1,0,0);
-INSERT INTO "ledger" VALUES('press-08',1,0,0,0,1);
+INSERT INTO "ledger" VALUES('press-07',3,1,1,0,0,0);
+INSERT INTO "ledger" VALUES('press-08',1,0,0,0,0,1);
 CREATE TABLE messages (                       -- append-only; AUTOINCREMENT, so that a seq is never used twice
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     device TEXT NOT NULL,
@@ -56,6 +57,7 @@ INSERT INTO "meta" VALUES('counted_waiting',2);
 INSERT INTO "meta" VALUES('epoch','11111111-2222-4333-8444-555555555555');
 INSERT INTO "meta" VALUES('ids_written_up_to',2);
 INSERT INTO "meta" VALUES('parked',1);
+INSERT INTO "meta" VALUES('parked_bytes',7);
 CREATE TABLE outbox (                         -- commands; position is the order of delivery
     position INTEGER PRIMARY KEY AUTOINCREMENT,
     command_id TEXT NOT NULL UNIQUE,
@@ -95,12 +97,14 @@ CREATE TABLE parked (                         -- what Odoo or the contract refus
     at_ms INTEGER,
     received_at_ms INTEGER NOT NULL,
     flags INTEGER NOT NULL,
-    payload BLOB NOT NULL,
+    messages INTEGER NOT NULL,                -- more than one where a stretch of them is gone from the file
+    retryable INTEGER NOT NULL,               -- whether it is a whole message that can be sent again
     code TEXT NOT NULL,
     message TEXT NOT NULL,
-    parked_at_ms INTEGER NOT NULL
+    parked_at_ms INTEGER NOT NULL,
+    payload BLOB NOT NULL                     -- last, so that the rest is read without it
 ) STRICT;
-INSERT INTO "parked" VALUES(1,2,'press-07',1,NULL,1790000000000,0,X'7B226E223A327D','invalid','no such field',1790000000000);
+INSERT INTO "parked" VALUES(1,2,'press-07',1,NULL,1790000000000,0,1,1,'invalid','no such field',1790000000000,X'7B226E223A327D');
 CREATE TABLE recent_ids (                     -- the last 1,000 msg_id digests of a device, 8 bytes each, oldest first
     device TEXT PRIMARY KEY,
     digests BLOB NOT NULL
@@ -112,6 +116,14 @@ CREATE TABLE refusals (                       -- publishes that were acknowledge
     last_at_ms INTEGER NOT NULL,
     last_topic TEXT NOT NULL,
     PRIMARY KEY (device, reason)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE removals (                       -- parked messages that were removed for good, counted
+    device TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    reason TEXT NOT NULL,                     -- 'operator', or 'limit' where the list was full
+    count INTEGER NOT NULL,
+    last_at_ms INTEGER NOT NULL,
+    PRIMARY KEY (device, kind, reason)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE retired_devices (                -- ids that lost their device: their generations are never used again
     device_id TEXT PRIMARY KEY,
