@@ -183,6 +183,11 @@ class Connection(asyncio.Protocol):
             self._end(reason, graceful=graceful)
             self._transport.close()
 
+    def stop(self) -> None:
+        """End the connection because the appliance stops, which is no reason for a will."""
+        self.will = None
+        self.close("the appliance was stopped")
+
     def abort(self, reason: str) -> None:
         """End the connection at once."""
         if not self.closed:

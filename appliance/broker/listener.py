@@ -26,6 +26,7 @@ from appliance.broker.plugin import (
 from appliance.broker.seams import Endpoint, Hooks, Limits
 from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState
 from appliance.broker.throttle import Throttle
+from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.times import Clock
 from appliance.services.limits import address_key
@@ -37,7 +38,6 @@ __all__ = ["Endpoint", "Hooks", "Limits", "Listener"]
 log = logging.getLogger(__name__)
 
 CONNECT_WITHIN_S = 10.0
-TLS_HANDSHAKE_S = 15.0
 KEEP_ALIVE_FACTOR = 1.5
 UNPAIRED_LIFETIME_S = 60.0
 SLOW_READER_S = 10.0
@@ -76,6 +76,7 @@ class Listener:
         self.ready = hooks.ready
         self.config_request_topic = plugin.rights.templates.config_request if plugin else ""
         self._servers: list[asyncio.Server] = []
+        self._doors: list[TlsDoor] = []
         self._not_logged_in: OrderedDict[Connection, None] = OrderedDict()
         self._connections: set[Connection] = set()
         self._closing: dict[Connection, float] = {}
@@ -96,19 +97,25 @@ class Listener:
         """Listen; returns the ports in the same order. ``OSError`` if a port cannot be had."""
         ports = []
         for endpoint in endpoints:
-            server = await self._loop.create_server(
-                lambda: Connection(self),
-                endpoint.host,
-                endpoint.port,
-                ssl=endpoint.tls,
-                ssl_handshake_timeout=TLS_HANDSHAKE_S if endpoint.tls else None,
-                backlog=BACKLOG,
-            )
-            for each in server.sockets:
-                # inherited by what is accepted: a client without keep-alive that was unplugged is found out too
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._servers.append(server)
-            ports.append(int(server.sockets[0].getsockname()[1]))
+            if endpoint.tls is not None:
+                door = TlsDoor(
+                    host=endpoint.host,
+                    port=endpoint.port,
+                    context=endpoint.tls,
+                    factory=lambda: Connection(self),
+                    backlog=BACKLOG,
+                )
+                self._doors.append(door)
+                listening = door.socket
+            else:
+                server = await self._loop.create_server(
+                    lambda: Connection(self), endpoint.host, endpoint.port, backlog=BACKLOG
+                )
+                self._servers.append(server)
+                listening = server.sockets[0]
+            # inherited by what is accepted: a client without keep-alive that was unplugged is found out too
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            ports.append(int(listening.getsockname()[1]))
         return ports
 
     async def run(self) -> None:
@@ -125,9 +132,11 @@ class Listener:
         """Stop listening and close every connection; what was committed has been acknowledged by then."""
         for server in self._servers:
             server.close()
+        for door in self._doors:
+            await door.close()
+        self._doors.clear()
         for connection in [*self._connections, *self._not_logged_in]:
-            connection.will = None
-            connection.close("the appliance was stopped")
+            connection.stop()
         await asyncio.sleep(0)
         for connection in list(self._closing):
             connection.cut()
@@ -138,6 +147,10 @@ class Listener:
     def sweep(self) -> None:
         """See :meth:`run`."""
         now = self.time()
+        for door in self._doors:
+            door.sweep()
+        for session in self._devices.values():
+            session.next_second()
         for connection in list(self._not_logged_in):
             if now - connection.born_at < CONNECT_WITHIN_S:
                 break

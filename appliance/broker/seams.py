@@ -21,6 +21,8 @@ class Limits:
     unpaired_per_address: int = 20
     viewers: int = 50
     send_buffer_bytes: int = 256 * 1024
+    messages_per_s: int = 5000
+    """Of one device; one that sends more is not read for the rest of the second, and TCP pushes back."""
     unacked_bytes: int = 64 << 20
     """Payloads of all clients that wait for their commit; beyond it nobody who sends is read on."""
 

@@ -107,6 +107,8 @@ class NativeSession(Session):
         self.device_id = login.device.device_id
         self.generation = login.generation
         self.unacked = 0
+        self.messages = 0
+        """In this second; the listener's sweep begins the next."""
         self.acks: list[bytes] = []
         self._unacked_bytes = 0
         self._newest: Receipt | None = None
@@ -170,6 +172,9 @@ class NativeSession(Session):
             ack = (frames.PUBACK_HEAD if qos == 1 else frames.PUBREC_HEAD) + packet_id
         if body > end:
             raise ProtocolError("a malformed PUBLISH")
+        self.messages += 1
+        if self.messages >= self._listener.limits.messages_per_s:
+            self.connection.pause_reading()
         route = self._routes.get(data[name_start:name_end])
         if route is None:
             self._drop(frames.decode_text(data[name_start:name_end]), ack)
@@ -260,9 +265,19 @@ class NativeSession(Session):
         if self.acks:
             self.connection.write(b"".join(self.acks))
             self.acks.clear()
-        if self.connection.reading_paused and self.unacked < MOST_UNACKED // 2:
+        if self.connection.reading_paused:
             # where all clients together wait for a slow disk, each goes on when its own messages are committed
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if self.unacked < MOST_UNACKED // 2 and self.messages < self._listener.limits.messages_per_s:
             self.connection.resume_reading()
+
+    def next_second(self) -> None:
+        """Begin to count anew, and read on if the device had sent too much."""
+        self.messages = 0
+        if self.connection.reading_paused:
+            self._read_on()
 
     # --- to the device ---------------------------------------------------------------------------------------
 
@@ -286,7 +301,7 @@ class NativeSession(Session):
 
     def writable(self) -> None:
         """See :class:`Session`: what could not be sent meanwhile can be now."""
-        super().writable()
+        self._read_on()
         self.announce()
 
     def _granted_qos(self, topic: str) -> int | None:

@@ -193,6 +193,23 @@ async def test_a_device_that_reads_again_is_offered_what_waits(tmp_path: Path) -
             await client.packet()
 
 
+async def test_a_device_that_sends_too_much_is_not_read_until_the_next_second(tmp_path: Path) -> None:
+    async with running(tmp_path, limits=Limits(messages_per_s=10)) as rig:
+        client, other = await rig.login("press-07"), await rig.login("press-08")
+        packets = [frames.publish(TOPIC, b"{}", qos=1, packet_id=number) for number in range(1, 31)]
+        client.send(*packets[:10])
+        await client.packets(10)
+        client.send(*packets[10:])
+        await client.writer.drain()
+        for _ in range(5):
+            assert await other.silent(), "the other device is read"
+        assert rig.buffer.backlog().last_seq == 10
+        rig.broker.listener.sweep()
+        ids = [int.from_bytes(body, "big") for _, body in await client.packets(20)]
+        assert ids == list(range(11, 31)), "nothing is lost, it only takes its time"
+        assert rig.presence.status("press-07").status == "online"
+
+
 async def test_the_newer_connection_takes_over_and_the_older_is_closed_first(rig: Rig) -> None:
     old = await rig.login("press-07")
     new = await rig.login("press-07")
