@@ -146,15 +146,20 @@ class _Reserved(msgspec.Struct):
 
 
 _reserved_keys = msgspec.json.Decoder(_Reserved).decode
-PLAIN_BRACKETS = 100
-"""A payload with more is read in full, where nesting has a limit."""
+PLAIN_BRACKETS, PLAIN_BYTES = 100, 4096
+"""A payload with more is read in full, where the depth of nesting and the digits of a number have a limit."""
+MOST_READINGS = 2000
+"""In one array: each becomes a row, and reading them must not hold up everybody else."""
 
 
 def parse_telemetry(payload: bytes, received_at_ms: int) -> list[Reading]:
     """Split a telemetry payload into its readings: an object is one, an array of objects one each.
 
-    Any other JSON is one reading as it stands. ``PayloadError`` with code ``not_json`` if it is not JSON.
+    Any other JSON is one reading as it stands. ``PayloadError`` with code ``not_json`` if it is not JSON, and
+    ``too_many_readings`` if an array holds more than ``MOST_READINGS``.
     """
+    if len(payload) > PLAIN_BYTES:
+        return _parse_in_full(payload, received_at_ms)
     try:
         # the whole text is checked, but only what is asked for becomes Python objects: a quarter of the time
         found = _reserved_keys(payload)
@@ -176,6 +181,10 @@ def _parse_in_full(payload: bytes, received_at_ms: int) -> list[Reading]:
     if type(value) is dict:
         return [_reading(payload, *_reserved(value), received_at_ms)]
     if type(value) is list and value and all(type(item) is dict for item in value):
+        if len(value) > MOST_READINGS:
+            raise PayloadError(
+                "too_many_readings", f"an array of {len(value)} readings; {MOST_READINGS} at most in one message"
+            )
         # 1e999 is JSON, but reads as infinity, which JSON cannot write
         return [_reading(to_json(item, inf_nan_mode="null"), *_reserved(item), received_at_ms) for item in value]
     return [Reading(payload)]

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from appliance.contract.device import (
+    MOST_READINGS,
     CommandResponse,
     PayloadError,
     Reading,
@@ -61,6 +62,18 @@ def test_the_short_way_takes_only_what_a_full_reading_takes_and_finds_the_same()
             taken += 1
             assert parse_telemetry(bytes(payload), NOW_MS) == expected
     assert taken > 1000
+
+
+def test_a_number_of_too_many_digits_is_refused_for_odoo_could_not_read_the_batch() -> None:
+    with pytest.raises(PayloadError, match="not JSON"):
+        parse_telemetry(b'{"a":' + b"1" * 5000 + b"}", NOW_MS)
+
+
+def test_an_array_of_more_readings_than_can_be_read_in_a_moment_is_refused() -> None:
+    assert len(parse_telemetry(b"[" + b",".join([b"{}"] * MOST_READINGS) + b"]", NOW_MS)) == MOST_READINGS
+    with pytest.raises(PayloadError) as caught:
+        parse_telemetry(b"[" + b",".join([b"{}"] * (MOST_READINGS + 1)) + b"]", NOW_MS)
+    assert caught.value.code == "too_many_readings"
 
 
 def test_deep_nesting_is_refused_whichever_way_it_is_read() -> None:
