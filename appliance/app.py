@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -37,8 +38,9 @@ from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
+from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
-from appliance.store.ledger import read_ledger, read_refusals
+from appliance.store.ledger import LedgerLine, LedgerPage, read_ledger, read_page, read_refusals
 from appliance.store.outbox import Outbox
 from appliance.uplink.client import OdooClient, Timeouts
 from appliance.uplink.pump import Pump, PumpLimits
@@ -271,6 +273,8 @@ class Appliance:
                 presence=self.presence.status,
                 counters=self._counters,
                 backlog=self.buffer.backlog,
+                ledger=self._ledger,
+                dead_letters=DeadLetters(database=self.database, buffer=self.buffer),
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
             ),
@@ -320,11 +324,14 @@ class Appliance:
         """How it stands with Odoo."""
         return UplinkState() if self.pump is None else self.pump.state()
 
+    async def _ledger(self, *, search: str, after: str, limit: int) -> LedgerPage:
+        return await self.database.run(partial(read_page, search=search, after=after, limit=limit))
+
     async def _counters(self, device_id: str) -> Mapping[str, Any]:
         lines = await self.database.run(lambda connection: read_ledger(connection, device_id))
         refusals = await self.database.run(lambda connection: read_refusals(connection, device_id))
         if not lines:
-            return {"received": 0, "stored": 0, "waiting": 0, "parked": 0, "refused": 0, "repeated": 0, "refusals": []}
+            lines = [LedgerLine(device_id)]
         counters = asdict(lines[0])
         del counters["device"]
         return counters | {"waiting": lines[0].waiting, "refusals": refusals}

@@ -19,6 +19,8 @@ from appliance.web.auth import Endpoint, KeyGuard
 from appliance.web.bodies import BodyLimit
 from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
+from appliance.web.dead_letters import DeadLetterRoutes
+from appliance.web.ledger import LedgerRoutes
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
 from appliance.web.services import Health, WebServices
 from appliance.web.status import StatusRoutes
@@ -53,6 +55,8 @@ def create_app(services: WebServices, *, api_keys: Iterable[str], limits: WebLim
     status = StatusRoutes(services, guard, table)
     config = ConfigRoutes(services, guard)
     commands = CommandRoutes(services.commands)
+    ledger = LedgerRoutes(services.ledger)
+    letters = DeadLetterRoutes(services.dead_letters)
     lines = [
         _Line("GET", "/", status.root, open=True),
         _Line("GET", "/health", status.health, open=True),
@@ -64,6 +68,15 @@ def create_app(services: WebServices, *, api_keys: Iterable[str], limits: WebLim
         _Line("GET", "/api/v1/device/{device_id}/status", status.device),
         _Line("GET", "/api/v1/devices/status", status.devices),
         _Line("GET", "/api/v1/buffer", status.buffer),
+        _Line("GET", "/api/v1/ledger", ledger.ledger),
+        _Line("GET", "/api/v1/dead-letters", letters.list),
+        _Line("DELETE", "/api/v1/dead-letters", letters.remove_many),
+        # before the route for one: these are no ids
+        _Line("GET", "/api/v1/dead-letters/export", letters.export),
+        _Line("POST", "/api/v1/dead-letters/retry", letters.retry_many),
+        _Line("GET", "/api/v1/dead-letters/{dead_letter_id}", letters.show),
+        _Line("DELETE", "/api/v1/dead-letters/{dead_letter_id}", letters.remove),
+        _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
     ]
     table.extend({"method": line.method, "path": line.path, "key": not line.open} for line in lines)
     handlers: dict[Any, Any] = {

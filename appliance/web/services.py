@@ -12,7 +12,9 @@ from appliance.services.credentials import Credentials
 from appliance.services.pairing import PairingService
 from appliance.services.presence import Presence
 from appliance.store.buffer import Backlog
+from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
+from appliance.store.ledger import LedgerPage
 
 
 class Commands(Protocol):
@@ -29,6 +31,13 @@ class Commands(Protocol):
 
     def open_count(self, device_id: str) -> int:
         """Commands of the device that have not ended."""
+
+
+class ReadLedger(Protocol):
+    """Reads a page of the ledger."""
+
+    async def __call__(self, *, search: str, after: str, limit: int) -> LedgerPage:
+        """Lines of devices behind ``after`` whose id holds ``search``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,5 +67,7 @@ class WebServices:
     counters: Callable[[str], Awaitable[Mapping[str, Any]]]
     """A device's ledger, with what was refused and why."""
     backlog: Callable[[], Backlog]
+    ledger: ReadLedger
+    dead_letters: DeadLetters
     health: Callable[[], Health]
     ca_pem: str

@@ -21,10 +21,12 @@ from appliance.errors import RequestError, UnknownCommandError, UnknownDeviceErr
 from appliance.services.credentials import Credentials
 from appliance.services.pairing import BrokerAddress, PairingService
 from appliance.services.presence import PresenceService
-from appliance.store.buffer import Backlog
+from appliance.store.buffer import Backlog, Buffer
 from appliance.store.database import Database
+from appliance.store.dead_letters import DeadLetters
 from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry
+from appliance.store.ledger import LedgerPage, read_page
 from appliance.web.api import Health, WebLimits, WebServices, create_app
 from tests.services.odoo_source import OdooSource
 
@@ -98,6 +100,7 @@ class World:
 
     clock: TestClock
     database: Database
+    buffer: Buffer
     registry: DeviceRegistry
     credentials: Credentials
     odoo: OdooSource
@@ -127,6 +130,8 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     clock = TestClock()
     database = await Database.open(tmp_path, clock=clock)
+    buffer = Buffer(database)
+    await buffer.load()
     registry = DeviceRegistry(database=database, templates=TopicTemplates())
     credentials = Credentials(MASTER_KEY)
     odoo = OdooSource()
@@ -144,6 +149,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async def counters(device_id: str) -> Mapping[str, Any]:
         return {"received": 5, "stored": 4, "waiting": 1}
 
+    async def ledger(*, search: str, after: str, limit: int) -> LedgerPage:
+        return await database.run(lambda connection: read_page(connection, search=search, after=after, limit=limit))
+
     get_health: list[Callable[[], Health]] = []
     services = WebServices(
         name="gateway-1",
@@ -156,10 +164,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         presence=presence.status,
         counters=counters,
         backlog=lambda: Backlog(3, 1, clock.now_ms() - 2000, 17, 14),
+        ledger=ledger,
+        dead_letters=DeadLetters(database=database, buffer=buffer),
         health=lambda: get_health[0](),
         ca_pem=CA_PEM,
     )
-    world = World(clock, database, registry, credentials, odoo, commands, presence, services)
+    world = World(clock, database, buffer, registry, credentials, odoo, commands, presence, services)
     get_health.append(lambda: world.health)
     running = asyncio.create_task(pairing.run(), name="pairing")
     await asyncio.sleep(0)
