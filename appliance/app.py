@@ -19,6 +19,7 @@ import uvloop
 
 from appliance import __version__, certificates, secret_files
 from appliance.addresses import own_names
+from appliance.broker.connection import HEADER_BYTES, Connection
 from appliance.broker.listener import Endpoint, Hooks, Limits
 from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
@@ -26,7 +27,6 @@ from appliance.broker.sessions import Receipt
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.health import HealthService
-from appliance.http_door import BoundedHttp, Server
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
 from appliance.services.credentials import Credentials
@@ -36,6 +36,7 @@ from appliance.services.presence import PresenceService
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
+from appliance.socket_door import BoundedSocket, SocketServer, UpgradingHttp
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
@@ -46,6 +47,7 @@ from appliance.uplink.client import OdooClient, Timeouts
 from appliance.uplink.pump import Pump, PumpLimits
 from appliance.uplink.state import UplinkState
 from appliance.web.api import WebServices, create_app
+from appliance.web.mqtt_socket import MqttSockets
 
 log = logging.getLogger("appliance")
 
@@ -53,7 +55,9 @@ MIB = 1 << 20
 STOP_HTTP_WITHIN_S = 1
 """Longer than any request of the API takes; an idle client that keeps its connection waits for nothing."""
 HTTP_CONNECTIONS = 512
-"""At a time; one more is answered 503."""
+"""At a time, WebSockets not counted; one more is answered 503."""
+WEBSOCKET_PING_S = 30.0
+"""How often a WebSocket is tried, and how long its answer may take. MQTT's own keep-alive may be off."""
 GC_THRESHOLDS = (20_000, 20, 50)
 """Messages are short-lived and in no cycles: looking for cycles every 700 of them would be for nothing."""
 
@@ -261,6 +265,8 @@ class Appliance:
             quota_bytes=settings.iiot_buffer_quota_mb * MIB,
             clock=self.clock,
         )
+        listener = self.broker.listener
+        self._mqtt_sockets = MqttSockets(open_connection=lambda: Connection(listener))
         web = create_app(
             WebServices(
                 name=settings.mqtt_client_id,
@@ -279,18 +285,25 @@ class Appliance:
                 ca_pem=identity.certificates.ca_pem,
             ),
             api_keys=[identity.api_key],
+            mqtt_sockets=self._mqtt_sockets,
         )
         self._http_socket = http_socket
         tls = identity.certificates if settings.http_use_tls else None
-        self._web = Server(
+        self._web = SocketServer(
             uvicorn.Config(
                 web,
-                http=BoundedHttp,
+                http=UpgradingHttp,
                 ssl_certfile=tls.cert_file if tls else None,
                 ssl_keyfile=tls.key_file if tls else None,
                 loop="none",
                 lifespan="off",
-                ws="none",
+                ws=BoundedSocket,
+                # a message holds any packet that may come over TCP
+                ws_max_size=settings.mqtt_max_payload_bytes + HEADER_BYTES,
+                # readings are small: compressing them costs more memory and time than it saves
+                ws_per_message_deflate=False,
+                ws_ping_interval=WEBSOCKET_PING_S,
+                ws_ping_timeout=WEBSOCKET_PING_S,
                 access_log=False,
                 log_config=None,
                 # below that level there is a line for whatever a stranger sends that is not HTTP
@@ -345,6 +358,10 @@ class Appliance:
     async def _until_stopped(self) -> None:
         await self._stop.wait()
         log.info("stopping")
+        # before the HTTP server goes, and like the others, once what was read is committed and acknowledged
+        with suppress(StoreUnavailableError):
+            await self.database.run(_nothing)
+        self._mqtt_sockets.stop()
         self._web.should_exit = True
 
     async def _serve_web(self) -> None:

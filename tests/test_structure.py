@@ -40,10 +40,11 @@ FLOORS = {
     "certificates": {"errors", "secret_files"},
     "addresses": set(),
     "http_door": {"services"},
+    "socket_door": {"http_door"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "secret_files", "addresses", "health", "http_door"),
+        *("settings", "certificates", "secret_files", "addresses", "health", "socket_door"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
@@ -64,8 +65,9 @@ HOMES = {
     "sqlite_utils": {"store"},
     "starlette": {"web", "app"},
     "typer": {"cli"},
-    "uvicorn": {"app", "http_door"},
+    "uvicorn": {"app", "http_door", "socket_door"},
     "uvloop": {"app"},
+    "websockets": {"socket_door"},
 }
 """Which parts of ``appliance/`` may import a library; none may import one that is not here."""
 

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from appliance.errors import RequestError, StoreUnavailableError
 from appliance.services.limits import FailureLimiter
@@ -21,6 +21,8 @@ from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
 from appliance.web.dead_letters import DeadLetterRoutes
 from appliance.web.ledger import LedgerRoutes
+from appliance.web.mqtt_socket import PATH as MQTT_PATH
+from appliance.web.mqtt_socket import MqttSockets
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
 from appliance.web.services import Health, WebServices
 from appliance.web.status import StatusRoutes
@@ -46,8 +48,15 @@ class _Line:
     """Served without a key."""
 
 
-def create_app(services: WebServices, *, api_keys: Iterable[str], limits: WebLimits | None = None) -> Starlette:
-    """The API as an ASGI application. ``api_keys`` are the keys that open what is not open to everybody."""
+def create_app(
+    services: WebServices,
+    *,
+    api_keys: Iterable[str],
+    limits: WebLimits | None = None,
+    mqtt_sockets: MqttSockets | None = None,
+) -> Starlette:
+    """The API as an ASGI application. ``api_keys`` are the keys that open what is not open to everybody; with
+    ``mqtt_sockets`` it serves MQTT over WebSocket too."""
     limits = limits or WebLimits()
     limiter = FailureLimiter(most=limits.failures_per_address, window_s=limits.failure_window_s, clock=services.clock)
     guard = KeyGuard(keys=api_keys, limiter=limiter)
@@ -79,13 +88,17 @@ def create_app(services: WebServices, *, api_keys: Iterable[str], limits: WebLim
         _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
     ]
     table.extend({"method": line.method, "path": line.path, "key": not line.open} for line in lines)
+    routes: list[BaseRoute] = [*_routes(lines, guard)]
+    if mqtt_sockets is not None:
+        table.append({"method": "WS", "path": MQTT_PATH, "key": False})
+        routes += [WebSocketRoute(MQTT_PATH, mqtt_sockets.endpoint), Route(MQTT_PATH, mqtt_sockets.no_socket)]
     handlers: dict[Any, Any] = {
         HTTPException: on_http_exception,
         RequestError: on_request_error,
         StoreUnavailableError: on_store_unavailable,
     }
     app = Starlette(
-        routes=_routes(lines, guard),
+        routes=routes,
         middleware=[Middleware(Boundary), Middleware(BodyLimit, most_bytes=limits.body_bytes)],
         exception_handlers=handlers,
     )
