@@ -50,8 +50,8 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _primary_code(error) in _DAMAGED
 
 
-def is_known_after(error: BaseException) -> bool:
-    """Whether what was synced before this error is as safe as before. A failed sync, above all, leaves that open."""
+def is_known_after(error: BaseException | None) -> bool:
+    """Whether it is known what is on the medium after this error. A failed sync, above all, leaves that open."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in _NOTHING_LOST or code == sqlite3.SQLITE_IOERR_WRITE
 
@@ -100,8 +100,6 @@ def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> st
     if application == 0:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(connection)
-    # if a sync failed in a process before us, the log may exist in the kernel's memory alone: write it anew
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     epoch = connection.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()
     if epoch is None:
         raise StoreFormatError(f"{path} is damaged: it has no epoch")

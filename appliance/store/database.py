@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
-from appliance.store.connection import connect
+from appliance.store.connection import connect, is_known_after
 from appliance.store.entries import Entry, Job, Row, RowSink
 from appliance.store.folder import BALLAST_BYTES, DataFolder
 from appliance.store.writer import Writer
@@ -111,7 +111,13 @@ class Database:
         return self._connect()  # the disk was full, and that much is needed to open
 
     def _connect(self) -> sqlite3.Connection:
-        connection, self.epoch = connect(self.path, quota_bytes=self._quota_bytes)
+        self._folder.renew_log()
+        try:
+            connection, self.epoch = connect(self.path, quota_bytes=self._quota_bytes)
+        except StoreUnavailableError as error:
+            if not is_known_after(error.__cause__):
+                self._folder.distrust_log()
+            raise
         return connection
 
     async def close(self) -> None:

@@ -1,4 +1,10 @@
-"""The data folder: one process at a time, and some space put by for the day the disk is full."""
+"""The data folder: one process at a time, some space put by for the day the disk is full, and what failed syncs leave.
+
+After a failed sync Linux calls the pages clean that never reached the medium: every process reads them, no later sync
+writes them, and a power cut takes them. In the process that saw it happen SQLite writes all of them again. A process
+that comes after it would take the log for good, build on it, and lose what it acknowledged. So a mark is left for it,
+and where the mark stands the log is copied, synced and put in its own place before anything is read from it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,9 @@ from pathlib import Path
 from appliance.errors import StoreLockedError, StoreUnavailableError
 
 FILE_NAME = "appliance.db"
+NEW_FILE_BYTES = 64 << 10
+"""A database file no larger may be one whose making failed; what grows beyond is always written by way of the log."""
+_COPIED_BYTES = 1 << 20
 BALLAST_BYTES = 24 << 20
 """More than the log may hold: it must be possible to write all of it into the file, or nothing can ever be deleted."""
 
@@ -24,6 +33,7 @@ class DataFolder:
         self.database_path = path / FILE_NAME
         self._log = path / f"{FILE_NAME}-wal"
         self._log_bytes = 0
+        self._distrust = path / "sync-failed"
         self._ballast = path / "ballast"
         self._lock_file: int | None = None
 
@@ -46,6 +56,30 @@ class DataFolder:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+
+    def distrust_log(self) -> None:
+        """A sync has failed."""
+        with suppress(OSError):
+            self._distrust.touch()
+
+    def trust_log(self) -> None:
+        """Everything has been written and synced since."""
+        with suppress(OSError):
+            self._distrust.unlink(missing_ok=True)
+
+    def renew_log(self) -> None:
+        """If a sync has failed in a process before this one: write the log anew. :class:`StoreUnavailableError`."""
+        try:
+            if not self._distrust.exists():
+                return
+            if self._log.exists():
+                _renew(self._log)
+            if self.database_path.exists() and self.database_path.stat().st_size <= NEW_FILE_BYTES:
+                _renew(self.database_path)
+            _sync_folder(self.path)
+            self._distrust.unlink()
+        except OSError as error:
+            raise StoreUnavailableError(f"the database's log cannot be written anew: {error.strerror}") from error
 
     def log_has_outgrown(self) -> bool:
         """Whether the database's log has grown, and beyond what the ballast can pay for."""
@@ -76,3 +110,22 @@ class DataFolder:
         except OSError:  # there is none, or the disk is past help
             pass
         return False
+
+
+def _renew(path: Path) -> None:
+    """Put a synced copy in the file's place."""
+    copy = path.with_name(f"{path.name}-renewed")
+    with path.open("rb") as old, copy.open("wb") as new:
+        while data := old.read(_COPIED_BYTES):
+            new.write(data)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(copy, path)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

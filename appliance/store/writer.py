@@ -254,7 +254,9 @@ class Writer:
 
     def _note(self, error: Exception) -> None:
         self.unavailable = f"{type(error).__name__}: {error}"
-        self._must_reopen = self._must_reopen or not is_known_after(error)
+        if not is_known_after(error):
+            self._must_reopen = True
+            self._folder.distrust_log()
 
     def _recover(self) -> None:
         """Nothing of what failed was acknowledged. Jobs may free space or only read: they go first and each alone."""
@@ -327,10 +329,9 @@ class Writer:
         return True
 
     def _reopen(self) -> bool:
-        """After a failed sync the kernel calls pages clean that never reached the medium; the next sync says nothing.
+        """Trust nothing after a failed sync (see :mod:`appliance.store.folder`): begin with an empty log.
 
-        So the log is written into the file and emptied before anything is trusted again: whatever was acknowledged is
-        written anew and synced, and nothing that follows stands behind a gap in the log.
+        What was acknowledged is written from it into the file and synced; then the file is opened afresh.
         """
         try:
             if self._connection.in_transaction:
@@ -338,6 +339,7 @@ class Writer:
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise StoreUnavailableError("another program reads the database file")
+            self._folder.trust_log()
             fresh = self._connect()
         except (sqlite3.Error, StoreError) as error:
             self.unavailable = f"{type(error).__name__}: {error}"

@@ -6,8 +6,9 @@
  * DISK_FAIL     "first:count": of the syncs of watched files (from 1), these fail with EIO; without DISK_LOG too
  * DISK_FAIL_FILE  a file: syncs fail as long as it exists
  *
- * A record: char operation, uint8 length of name, uint64 offset, uint64 length, name, data (for 'w' alone).
- * w write, t truncate (offset = new size), s sync, S failed sync, c create, u unlink, d sync of the folder.
+ * A record: char operation, uint8 length of name, uint64 offset, uint64 length, name, data (for 'w' and 'r' alone).
+ * w write, t truncate (offset = new size), s sync, S failed sync, c create, u unlink, r rename (data = new name),
+ * d sync of the folder.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -180,5 +181,16 @@ int unlink(const char *path) {
     if (name) snprintf(copy, sizeof copy, "%s", name);
     int result = REAL(unlink)(path);
     if (name && *copy && result == 0) put('u', copy, 0, 0, NULL);
+    return result;
+}
+
+int rename(const char *from, const char *to) {
+    char old_name[256] = "", new_name[256] = "";
+    const char *name = below(from);
+    if (name) snprintf(old_name, sizeof old_name, "%s", name);
+    name = below(to);
+    if (name) snprintf(new_name, sizeof new_name, "%s", name);
+    int result = REAL(rename)(from, to);
+    if (result == 0 && *old_name && *new_name) put('r', old_name, 0, strlen(new_name), new_name);
     return result;
 }

@@ -55,7 +55,7 @@ def _events(record: bytes) -> Iterator[Event]:
         position += _HEAD.size
         name = record[position : position + name_length].decode()
         position += name_length
-        data = record[position : position + length] if operation == b"w" else b""
+        data = record[position : position + length] if operation in b"wr" else b""
         position += len(data)
         yield Event(operation.decode(), name, offset, data)
 
@@ -146,12 +146,23 @@ class Medium:
             file = self.files.pop(event.name, None)
             if file is not None and event.name not in self.made:
                 self.removed[event.name] = file
+        elif event.operation == "r":
+            self._rename(event.name, event.data.decode())
         elif event.operation == "s":
             self.files[event.name].synced()
         elif event.operation == "S":
             self.files[event.name].sync_failed()
         else:
             self.files.setdefault(event.name, File()).pending.append(event)
+
+    def _rename(self, old: str, new: str) -> None:
+        replaced = self.files.pop(new, None)
+        if replaced is None:
+            self.made.add(new)
+        elif new not in self.made:
+            self.removed[new] = replaced
+        self.files[new] = self.files.pop(old)
+        self.made.discard(old)
 
     def write_after_cut(self, folder: Path, loss: str, random: Random) -> None:
         """Make the folder as it could be after a power cut now."""

@@ -113,14 +113,14 @@ MUTANTS = [
     ),
     Mutant(
         "the log is trusted after another process's syncs have failed",
-        "connection.py",
-        {'    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()\n': ""},
+        "folder.py",
+        {"            if not self._distrust.exists():\n": "            if True:\n"},
         ("test_power_cut.py", "process_that_follows"),
     ),
     Mutant(
         "the log is trusted after a failed sync",
         "writer.py",
-        {"self._must_reopen = self._must_reopen or not is_known_after(error)": "pass"},
+        {"            self._must_reopen = True\n": ""},
         ("test_faults.py", "the_log_is_written_anew"),
     ),
     Mutant(

@@ -89,7 +89,7 @@ async def test_whatever_a_power_cut_leaves_of_unsynced_writes_what_was_acknowled
         assert acknowledged > 300
 
 
-@pytest.mark.parametrize("fails", [f"{n}:{n % 5 + 1}" for n in (range(12, 150, 3) if LONG else (30, 45, 63, 76))])
+@pytest.mark.parametrize("fails", [f"{n}:{n % 5 + 1}" for n in (range(6, 96, 3) if LONG else (30, 45, 63, 76))])
 async def test_a_failed_sync_costs_nothing_that_is_acknowledged_before_or_after_it(
     disk_library: Path, memory_folder: Path, fails: str
 ) -> None:
@@ -98,7 +98,7 @@ async def test_a_failed_sync_costs_nothing_that_is_acknowledged_before_or_after_
     assert await check_cuts(events, memory_folder, states=300 if LONG else 50, random=Random(fails)) > 100
 
 
-@pytest.mark.parametrize("fails", [f"{n}:1000" for n in (range(12, 90, 3) if LONG else (50,))])
+@pytest.mark.parametrize("fails", [f"{n}:1000" for n in (range(1, 90, 2) if LONG else (5, 21, 50))])
 async def test_a_process_that_follows_one_whose_syncs_failed_does_not_build_on_what_only_the_kernel_remembers(
     disk_library: Path, memory_folder: Path, fails: str
 ) -> None:
