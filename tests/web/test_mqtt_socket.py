@@ -25,6 +25,7 @@ from websockets.typing import Subprotocol
 from appliance import socket_door
 from appliance.app import Appliance, _read_identity
 from appliance.broker import listener
+from appliance.broker.sessions import NativeSession
 from appliance.contract.odoo import DeviceConfig
 from appliance.services.credentials import Credentials
 from appliance.settings import Settings
@@ -359,12 +360,16 @@ async def test_a_peer_that_answers_no_ping_is_gone_but_not_one_that_is_not_read(
     async with box.login("press-07", keep_alive_s=0) as unread, box.login("press-08", keep_alive_s=0) as deaf:
         sessions = box.appliance.broker.listener._devices
         sessions["press-07"].connection.pause_reading()
+        await unread.send(b"\xc0\x00")  # was being waited for already
+        assert await received(unread, 2) == b"\xd0\x00"
+        before = sessions["press-07"].connection.last_received_at
         await unread.send(b"\xc0\x00" + b"\xc0\x00")
         await unread.send(b"\xc0\x00")  # the server stops reading behind the first message that is not taken
         monkeypatch.setattr(deaf.protocol, "send_pong", lambda data: None)
         monkeypatch.setattr(deaf.protocol, "recv_frame", _without_pongs(deaf))
         assert await box.offline("press-08") == "keep-alive timed out"
         assert box.appliance.presence.status("press-07").status == "online"
+        assert sessions["press-07"].connection.last_received_at == before
         sessions["press-07"].connection.resume_reading()
         assert await received(unread, 6) == b"\xd0\x00" * 3
 
@@ -388,11 +393,9 @@ async def test_the_clocks_of_http_do_not_end_a_socket(box: Box, monkeypatch: pyt
             await asyncio.wait_for(await websocket.ping(), WITHIN_S)
 
 
-async def test_who_does_not_read_is_dropped_and_what_it_held_is_freed(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listener, "SLOW_READER_S", 0.2)
-    monkeypatch.setattr(listener, "SWEEP_S", 0.05)
+@asynccontextmanager
+async def stuffed(box: Box) -> AsyncIterator[NativeSession]:
+    """The session of a device that does not read, and has been sent all that the appliance keeps for it."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -404,25 +407,38 @@ async def test_who_does_not_read_is_dropped_and_what_it_held_is_freed(
         await received(websocket, 5)
         websocket.transport.pause_reading()
         session = box.appliance.broker.listener._devices["press-07"]
-        transport = session.connection._transport
-        payload = bytes(50_000)
+        connection, payload = session.connection, bytes(50_000)
+        most = box.appliance.broker.listener.limits.send_buffer_bytes + 2 * len(payload)
         async with asyncio.timeout(WITHIN_S):
-            while session.send(device.topics.command, payload, redelivery=False, on_ack=lambda: None) or (
-                not session.connection.writing_paused and not session.connection.closed
-            ):
+            while not connection.writing_paused:
+                session.send(device.topics.command, payload, redelivery=False, on_ack=lambda: None)
                 session._state.in_flight.clear()
-                # neither the adapter nor the server takes more than their bounds
-                assert (
-                    transport.get_write_buffer_size()
-                    <= box.appliance.broker.listener.limits.send_buffer_bytes + 100_000
-                )
+                assert connection._transport.get_write_buffer_size() <= most
                 await asyncio.sleep(0)
+        yield session
+        websocket.transport.abort()
+
+
+async def test_who_does_not_read_is_dropped_and_what_it_held_is_freed(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "SLOW_READER_S", 0.2)
+    monkeypatch.setattr(listener, "SWEEP_S", 0.05)
+    async with stuffed(box):
         assert await box.offline("press-07") == "it does not read what it is sent"
         async with asyncio.timeout(socket_door.CLOSE_WITHIN_S / 2):  # at once, that is
             while box.appliance._web.server_state.sockets:
                 await asyncio.sleep(0.01)
         assert not box.appliance.broker.listener._closing
-        websocket.transport.abort()
+
+
+async def test_who_does_not_read_does_not_hold_up_a_stop(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    async with stuffed(box):
+        box.appliance.stop()
+        async with asyncio.timeout(3):
+            await box.running
+    assert box.appliance.presence.status("press-07").reason == "the appliance was stopped"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_pings_of_somebody_who_does_not_read_the_pongs_are_not_answered(
