@@ -7,10 +7,9 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +25,7 @@ from appliance.broker.server import EmbeddedBroker
 from appliance.broker.sessions import Receipt
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
+from appliance.figures import FigureService
 from appliance.health import HealthService
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
@@ -41,7 +41,6 @@ from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
-from appliance.store.ledger import LedgerLine, LedgerPage, read_ledger, read_page, read_refusals
 from appliance.store.outbox import Outbox
 from appliance.uplink.client import OdooClient, Timeouts
 from appliance.uplink.pump import Pump, PumpLimits
@@ -266,6 +265,18 @@ class Appliance:
             clock=self.clock,
         )
         listener = self.broker.listener
+        dead_letters = DeadLetters(database=self.database, buffer=self.buffer)
+        figures = FigureService(
+            database=self.database,
+            buffer=self.buffer,
+            dead_letters=dead_letters,
+            registry=self.registry,
+            listener=listener,
+            presence=self.presence,
+            commands=self.commands,
+            health=self.health,
+            uplink=self.uplink_state,
+        )
         self._mqtt_sockets = MqttSockets(open_connection=lambda: Connection(listener))
         web = create_app(
             WebServices(
@@ -277,10 +288,11 @@ class Appliance:
                 pairing=self.pairing,
                 commands=self.commands,
                 presence=self.presence.status,
-                counters=self._counters,
+                counters=figures.counters,
                 backlog=self.buffer.backlog,
-                ledger=self._ledger,
-                dead_letters=DeadLetters(database=self.database, buffer=self.buffer),
+                ledger=figures.ledger,
+                dead_letters=dead_letters,
+                metrics=figures.metrics,
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
             ),
@@ -336,18 +348,6 @@ class Appliance:
     def uplink_state(self) -> UplinkState:
         """How it stands with Odoo."""
         return UplinkState() if self.pump is None else self.pump.state()
-
-    async def _ledger(self, *, search: str, after: str, limit: int) -> LedgerPage:
-        return await self.database.run(partial(read_page, search=search, after=after, limit=limit))
-
-    async def _counters(self, device_id: str) -> Mapping[str, Any]:
-        lines = await self.database.run(lambda connection: read_ledger(connection, device_id))
-        refusals = await self.database.run(lambda connection: read_refusals(connection, device_id))
-        if not lines:
-            lines = [LedgerLine(device_id)]
-        counters = asdict(lines[0])
-        del counters["device"]
-        return counters | {"waiting": lines[0].waiting, "refusals": refusals}
 
     # --- running and stopping --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +57,11 @@ class HealthService:
         with suppress(OSError):
             # a disk that cannot even be looked at is the store's to report; the looking must go on
             self._disk = await asyncio.to_thread(_disk, self._database.path)
+
+    @property
+    def disk(self) -> Mapping[str, int]:
+        """``total_bytes``, ``free_bytes`` and ``file_bytes`` as of the last look; empty before the first."""
+        return self._disk
 
     def health(self) -> Health:
         """The verdict. ``failing``: nothing can be acknowledged now; ``degraded``: people should look."""

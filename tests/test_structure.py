@@ -42,9 +42,10 @@ FLOORS = {
     "http_door": {"services"},
     "socket_door": {"http_door"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
+    "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "secret_files", "addresses", "health", "socket_door"),
+        *("settings", "certificates", "secret_files", "addresses", "figures", "health", "socket_door"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
@@ -58,6 +59,7 @@ HOMES = {
     "jinja2": {"services", "web"},
     "markupsafe": {"services"},  # comes with jinja2
     "msgspec": {"contract"},
+    "prometheus_client": {"web"},
     "pydantic": set(FLOORS),
     "pydantic_core": set(FLOORS),
     "pydantic_settings": {"settings"},

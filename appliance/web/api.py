@@ -21,6 +21,7 @@ from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
 from appliance.web.dead_letters import DeadLetterRoutes
 from appliance.web.ledger import LedgerRoutes
+from appliance.web.metrics import MetricsRoute
 from appliance.web.mqtt_socket import PATH as MQTT_PATH
 from appliance.web.mqtt_socket import MqttSockets
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
@@ -66,6 +67,7 @@ def create_app(
     commands = CommandRoutes(services.commands)
     ledger = LedgerRoutes(services.ledger)
     letters = DeadLetterRoutes(services.dead_letters)
+    metrics = MetricsRoute(services.metrics)
     lines = [
         _Line("GET", "/", status.root, open=True),
         _Line("GET", "/health", status.health, open=True),
@@ -77,6 +79,7 @@ def create_app(
         _Line("GET", "/api/v1/device/{device_id}/status", status.device),
         _Line("GET", "/api/v1/devices/status", status.devices),
         _Line("GET", "/api/v1/buffer", status.buffer),
+        _Line("GET", "/metrics", metrics.metrics),
         _Line("GET", "/api/v1/ledger", ledger.ledger),
         _Line("GET", "/api/v1/dead-letters", letters.list),
         _Line("DELETE", "/api/v1/dead-letters", letters.remove_many),

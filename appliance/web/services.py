@@ -15,6 +15,7 @@ from appliance.store.buffer import Backlog
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.ledger import LedgerPage
+from appliance.web.metrics import Figures
 
 
 class Commands(Protocol):
@@ -69,5 +70,6 @@ class WebServices:
     backlog: Callable[[], Backlog]
     ledger: ReadLedger
     dead_letters: DeadLetters
+    metrics: Callable[[], Awaitable[Figures]]
     health: Callable[[], Health]
     ca_pem: str

@@ -108,6 +108,17 @@ async def test_bad_telemetry_is_acknowledged_and_on_record_and_the_good_arrives(
         assert counters == {"received": 5, **ends, "refused": 2, "repeated": 1}
         assert [(each["reason"], each["count"]) for each in refusals] == [("not a topic of this device", 2)]
         assert (await place.api.get("/api/v1/buffer")).json()["parked"] == 2
+        ledger = (await place.api.get("/api/v1/ledger")).json()
+        assert (ledger["adds_up"], ledger["checked_against_rows"]) == (True, True)
+        assert ledger["devices"][0]["parked"] == 2
+        letters = (await place.api.get("/api/v1/dead-letters")).json()["dead_letters"]
+        assert [(letter["device"], letter["retryable"]) for letter in letters] == [("press-07", False)] * 2
+        metrics = (await place.api.get("/metrics")).text.splitlines()
+        for line in ("iiot_readings_received_total 5.0", "iiot_readings_parked 2.0", "iiot_uplink_up 1.0"):
+            assert line in metrics
+        for line in ("iiot_devices_online 1.0", "iiot_mqtt_connections 1.0", "iiot_store_available 1.0"):
+            assert line in metrics
+        assert any(line.startswith("iiot_disk_free_bytes ") for line in metrics)
 
 
 async def test_too_large_a_payload_ends_the_connection_and_the_status_says_why(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry
-from appliance.store.ledger import LedgerPage, read_page
+from appliance.store.ledger import LedgerPage, read_page, read_total
 from appliance.web.api import Health, WebLimits, WebServices, create_app
+from appliance.web.metrics import Figures, StoreFigures
 from tests.services.odoo_source import OdooSource
 
 KEY = "k" * 43
@@ -152,6 +153,29 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async def ledger(*, search: str, after: str, limit: int) -> LedgerPage:
         return await database.run(lambda connection: read_page(connection, search=search, after=after, limit=limit))
 
+    letters = DeadLetters(database=database, buffer=buffer)
+
+    async def figures() -> Figures:
+        total, _ = await database.run(read_total)
+        return Figures(
+            version="1.2.3",
+            store=StoreFigures(total=total, stock=await letters.stock()),
+            backlog=buffer.backlog(),
+            now_ms=clock.now_ms(),
+            queued=database.queued,
+            connections=3,
+            connections_accepted=8,
+            devices_online=presence.online,
+            devices_paired=len(registry),
+            commands_open=1,
+            uplink_up=False,
+            uplink_alarm=True,
+            uplink_batches=4,
+            uplink_settled=2000,
+            uplink_consecutive_failures=6,
+            disk={"total_bytes": 64 << 30, "free_bytes": 3 << 30, "file_bytes": 1 << 20},
+        )
+
     get_health: list[Callable[[], Health]] = []
     services = WebServices(
         name="gateway-1",
@@ -165,7 +189,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         counters=counters,
         backlog=lambda: Backlog(3, 1, clock.now_ms() - 2000, 17, 14),
         ledger=ledger,
-        dead_letters=DeadLetters(database=database, buffer=buffer),
+        dead_letters=letters,
+        metrics=figures,
         health=lambda: get_health[0](),
         ca_pem=CA_PEM,
     )

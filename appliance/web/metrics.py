@@ -1,0 +1,137 @@
+"""``GET /metrics`` in Prometheus's text format. No metric has a label by device: ten thousand devices cost the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+
+from appliance.store.buffer import Backlog
+from appliance.store.dead_letters import Stock
+from appliance.store.ledger import LedgerLine
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFigures:
+    """What the store says; it must be asked."""
+
+    total: LedgerLine
+    stock: Stock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """All that is measured, at one moment."""
+
+    version: str
+    store: StoreFigures | None
+    """``None`` while nothing can be stored, and so nothing asked."""
+    backlog: Backlog
+    now_ms: int
+    """Milliseconds since 1970, for the age of the oldest message."""
+    queued: int
+    """Rows and jobs that wait for the next commit."""
+    connections: int
+    connections_accepted: int
+    devices_online: int
+    devices_paired: int
+    commands_open: int
+    uplink_up: bool | None
+    """``None`` without Odoo, or before the first attempt."""
+    uplink_alarm: bool
+    uplink_batches: int
+    uplink_settled: int
+    uplink_consecutive_failures: int
+    disk: Mapping[str, int]
+    """``total_bytes``, ``free_bytes``, ``file_bytes``; empty before the first look."""
+
+
+class MetricsRoute:
+    """``/metrics``, from a registry of its own."""
+
+    def __init__(self, read: Callable[[], Awaitable[Figures]]) -> None:
+        self._read = read
+        self._registry = CollectorRegistry()
+        self._collector = _Collector()
+        self._registry.register(self._collector)
+        ProcessCollector(registry=self._registry)
+
+    async def metrics(self, _: Request) -> Response:
+        """All metrics. What cannot be known now is left out, the rest is served."""
+        # nothing may await between these two lines: scrapes share the collector
+        self._collector.figures = await self._read()
+        return Response(generate_latest(self._registry), media_type=MEDIA_TYPE)
+
+
+class _Collector(Collector):
+    figures: Figures | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self.figures
+        if figures is None:
+            return
+        build = GaugeMetricFamily("iiot_build_info", "The version that runs; always 1.", labels=["version"])
+        build.add_metric([figures.version], 1)
+        yield build
+        if figures.store is not None:
+            yield from _stored(figures.store)
+        yield from _now(figures)
+        yield from _uplink(figures)
+        if figures.disk:
+            yield _gauge("iiot_disk_total_bytes", "Size of the disk with the data folder.", figures.disk["total_bytes"])
+            yield _gauge("iiot_disk_free_bytes", "What is free of it.", figures.disk["free_bytes"])
+            yield _gauge("iiot_store_file_bytes", "Size of the buffer file with its log.", figures.disk["file_bytes"])
+
+
+def _stored(store: StoreFigures) -> Iterator[Metric]:
+    total = store.total
+    yield _counter("iiot_readings_received_total", "Readings received.", total.received)
+    yield _counter("iiot_readings_stored_total", "Readings that Odoo has.", total.stored)
+    yield _counter("iiot_readings_removed_total", "Parked readings that were removed for good.", total.removed)
+    yield _counter("iiot_readings_repeated_total", "Readings dropped as repeats of a msg_id.", total.repeated)
+    yield _counter("iiot_publishes_refused_total", "Publishes that were acknowledged and dropped.", total.refused)
+    yield _gauge("iiot_readings_waiting", "Readings that wait for Odoo.", total.waiting)
+    yield _gauge("iiot_readings_parked", "Readings in the list of dead letters.", total.parked)
+    yield _gauge("iiot_dead_letters", "Messages of any kind in the list of dead letters.", store.stock.rows)
+    yield _gauge("iiot_dead_letter_bytes", "Size of their payloads.", store.stock.payload_bytes)
+
+
+def _now(figures: Figures) -> Iterator[Metric]:
+    oldest_ms = figures.backlog.oldest_received_at_ms
+    age_s = 0.0 if oldest_ms is None else max(figures.now_ms - oldest_ms, 0) / 1000
+    yield _gauge("iiot_messages_waiting", "Messages of any kind that wait for Odoo.", figures.backlog.waiting)
+    yield _gauge("iiot_oldest_message_age_seconds", "Age of the oldest of them; 0 if there is none.", age_s)
+    yield _gauge("iiot_store_available", "Whether messages can be stored: 1 or 0.", int(figures.store is not None))
+    yield _gauge("iiot_store_queue_length", "Messages and jobs that wait for the next commit.", figures.queued)
+    yield _gauge("iiot_mqtt_connections", "Open MQTT connections.", figures.connections)
+    accepted = figures.connections_accepted
+    yield _counter("iiot_mqtt_connections_accepted_total", "MQTT connections accepted since the start.", accepted)
+    yield _gauge("iiot_devices_online", "Devices that are connected.", figures.devices_online)
+    yield _gauge("iiot_devices_paired", "Devices that are paired.", figures.devices_paired)
+    yield _gauge("iiot_commands_open", "Commands neither answered nor given up.", figures.commands_open)
+
+
+def _uplink(figures: Figures) -> Iterator[Metric]:
+    if figures.uplink_up is not None:
+        yield _gauge("iiot_uplink_up", "Whether Odoo answered the last attempt: 1 or 0.", int(figures.uplink_up))
+    yield _gauge("iiot_uplink_alarm", "Whether somebody must act before anything is sent.", int(figures.uplink_alarm))
+    failures = figures.uplink_consecutive_failures
+    yield _gauge("iiot_uplink_consecutive_failures", "Attempts that failed since the last good one.", failures)
+    yield _counter("iiot_uplink_batches_total", "Batches that Odoo answered since the start.", figures.uplink_batches)
+    settled = figures.uplink_settled
+    yield _counter("iiot_uplink_messages_settled_total", "Messages that Odoo took since the start.", settled)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
