@@ -9,15 +9,13 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import uvicorn
 import uvloop
 
-from appliance import __version__, certificates, secret_files
-from appliance.addresses import own_names
+from appliance import __version__
 from appliance.broker.connection import HEADER_BYTES, Connection
 from appliance.broker.listener import Endpoint, Hooks, Limits
 from appliance.broker.plugin import Interceptors, Rights
@@ -27,9 +25,9 @@ from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.figures import FigureService
 from appliance.health import HealthService
+from appliance.identity import Identity, read_identity
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
-from appliance.services.credentials import Credentials
 from appliance.services.ota import OtaService
 from appliance.services.pairing import PairingService
 from appliance.services.presence import PresenceService
@@ -70,17 +68,6 @@ class Ports:
     http: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """What the data folder says this box is."""
-
-    gateway_uid: str
-    credentials: Credentials
-    certificates: certificates.Certificates
-    api_key: str = field(repr=False)
-    names: list[str]
-
-
 class _StopRequested(Exception):
     """Ends the task group."""
 
@@ -112,7 +99,7 @@ class Appliance:
                 settings.iiot_data_dir, quota_bytes=settings.iiot_buffer_quota_mb * MIB, clock=self.clock
             )
             stack.push_async_callback(self.database.close)
-            identity = await asyncio.to_thread(_read_identity, settings)
+            identity = await asyncio.to_thread(read_identity, settings)
             self.fingerprint = identity.certificates.fingerprint
             http_socket = _bind(settings.host, settings.port)
             stack.callback(http_socket.close)
@@ -161,7 +148,7 @@ class Appliance:
         self.registry = DeviceRegistry(database=self.database, templates=settings.topics)
         await self.registry.load()
 
-    def _build_uplink(self, identity: _Identity, stack: AsyncExitStack) -> None:
+    def _build_uplink(self, identity: Identity, stack: AsyncExitStack) -> None:
         settings = self.settings
         self._odoo: OdooClient | None = None
         self.pump: Pump | None = None
@@ -183,7 +170,7 @@ class Appliance:
             limits=PumpLimits(batch_messages=settings.odoo_batch_messages, batch_bytes=settings.odoo_batch_bytes),
         )
 
-    async def _start_broker(self, identity: _Identity, stack: AsyncExitStack) -> None:
+    async def _start_broker(self, identity: Identity, stack: AsyncExitStack) -> None:
         settings, clock = self.settings, self.clock
         self.presence = PresenceService(clock=clock)
         self.refusals = RefusalService(database=self.database, clock=clock)
@@ -253,7 +240,7 @@ class Appliance:
             clock=clock,
         )
 
-    def _build_web(self, identity: _Identity, http_socket: socket.socket) -> None:
+    def _build_web(self, identity: Identity, http_socket: socket.socket) -> None:
         settings = self.settings
         self.health = HealthService(
             database=self.database,
@@ -385,23 +372,6 @@ def _nothing(_: object) -> None:
 
 def _ignore() -> None:
     """Nobody waits for this acknowledgement."""
-
-
-def _read_identity(settings: Settings) -> _Identity:
-    """Read, or make at the first start, what tells this box from others. Touches the disk."""
-    folder = settings.iiot_data_dir
-    names = own_names()
-    if settings.iiot_advertised_host:
-        names.insert(0, settings.iiot_advertised_host)
-    uid = secret_files.secret_file(folder / "gateway_uid", lambda: f"{uuid4()}\n".encode())
-    own_key = settings.iiot_api_key.get_secret_value() if settings.iiot_api_key else secret_files.api_key(folder)
-    return _Identity(
-        gateway_uid=uid.decode("ascii", "replace").strip(),
-        credentials=Credentials(secret_files.master_key(folder)),
-        certificates=certificates.ensure(folder / "tls", names),
-        api_key=own_key,
-        names=names,
-    )
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -58,7 +59,9 @@ class SocketServer(Server):
             each.shutdown()
         await super().shutdown(sockets)
         for each in list(state.sockets):
-            each.transport.abort()
+            # asyncio 3.11.2 has no TLS left to end once its transport is closing; uvloop has
+            with suppress(AttributeError):
+                each.transport.abort()
         if state.socket_tasks:
             await asyncio.wait(state.socket_tasks, timeout=STOPPED_WITHIN_S)
 

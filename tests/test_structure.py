@@ -42,10 +42,11 @@ FLOORS = {
     "http_door": {"services"},
     "socket_door": {"http_door"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
+    "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
     "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "secret_files", "addresses", "figures", "health", "socket_door"),
+        *("settings", "certificates", "identity", "figures", "health", "socket_door"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
@@ -249,7 +250,7 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "cli.py")
+        for file in ("app.py", "cli.py", "identity.py")
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.broker.frames import CONNECT, ProtocolError, Will
@@ -196,7 +197,9 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         """Cut off a closed connection that cannot get rid of its last bytes."""
-        self._transport.abort()
+        # asyncio 3.11.2 has no TLS left to end once its transport is closing; uvloop has
+        with suppress(AttributeError):
+            self._transport.abort()
 
     def _end(self, reason: str, *, graceful: bool) -> None:
         self.closed = True
