@@ -23,10 +23,11 @@ from websockets.frames import Frame, Opcode
 from websockets.typing import Subprotocol
 
 from appliance import socket_door
-from appliance.app import Appliance, _read_identity
+from appliance.app import Appliance
 from appliance.broker import listener
 from appliance.broker.sessions import NativeSession
 from appliance.contract.odoo import DeviceConfig
+from appliance.identity import read_identity
 from appliance.services.credentials import Credentials
 from appliance.settings import Settings
 from appliance.store.device_rows import Claim
@@ -103,7 +104,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
     appliance = Appliance(settings)
     async with appliance.started():
         running = asyncio.create_task(appliance.run(), name="appliance")
-        identity = await asyncio.to_thread(_read_identity, settings)
+        identity = await asyncio.to_thread(read_identity, settings)
         trust = ssl.create_default_context(cadata=identity.certificates.ca_pem)
         yield Box(appliance, running, trust, identity.credentials)
         appliance.stop()
