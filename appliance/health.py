@@ -19,7 +19,7 @@ from appliance.uplink.state import UplinkState
 from appliance.web.services import Health
 
 LOOK_EVERY_S = 10.0
-WARN_SHARE, STOP_SHARE = 0.80, 0.95
+WARN_SHARE = 0.80
 """Of the disk, and of the buffer's quota."""
 
 

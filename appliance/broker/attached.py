@@ -26,7 +26,8 @@ from appliance.broker.frames import Connect, ProtocolError, Will
 from appliance.broker.outbound import Outbound
 from appliance.broker.plugin import InterceptPlugin, ViewerLogin
 from appliance.broker.retained import RetainedMessages
-from appliance.broker.throttle import Throttle
+from appliance.contract.times import Clock
+from appliance.services.limits import Quiet
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class AttachedLimits:
 class AttachedClients:
     """Makes the sessions of viewers, and keeps those whose client is away."""
 
-    def __init__(self, *, amqtt: Broker, plugin: InterceptPlugin, fan_out: FanOut, limits: AttachedLimits) -> None:
+    def __init__(
+        self, *, amqtt: Broker, plugin: InterceptPlugin, fan_out: FanOut, limits: AttachedLimits, clock: Clock
+    ) -> None:
         self.limits = limits
         self.plugin = plugin
         self.fan_out = fan_out
@@ -73,7 +76,7 @@ class AttachedClients:
         self._attachments: set[Attachment] = set()
         self._number = 0
         self._dropped_before = 0
-        self._quiet = Throttle(most=1, within_s=60.0, time=self._loop.time)
+        self._quiet = Quiet(clock=clock)
 
     @property
     def dropped(self) -> int:
@@ -183,7 +186,7 @@ class AttachedClients:
         if not topic.startswith("$") and self.plugin.viewer_may_publish(topic):
             return True
         self.refused += 1
-        if self._quiet.allow(state.key[0]):
+        if self._quiet.due(state.key[0]):
             log.warning("dropped what viewer %s published to %r: viewers may not", state.key[0], topic[:100])
         return False
 

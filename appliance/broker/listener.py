@@ -25,11 +25,10 @@ from appliance.broker.plugin import (
 )
 from appliance.broker.seams import Endpoint, Hooks, Limits
 from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState
-from appliance.broker.throttle import Throttle
 from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.times import Clock
-from appliance.services.limits import address_key
+from appliance.services.limits import FailureLimiter, Quiet, address_key
 from appliance.services.presence import PresenceService
 from appliance.store.devices import Device
 
@@ -84,8 +83,8 @@ class Listener:
         self._states: dict[str, SessionState] = {}
         self._unpaired: dict[UnpairedSession, str] = {}
         self._viewers = 0
-        self._viewer_failures = Throttle(most=VIEWER_FAILURES, within_s=VIEWER_FAILURES_WITHIN_S, time=self.time)
-        self._quiet = Throttle(most=1, within_s=60.0, time=self.time)
+        self._viewer_failures = FailureLimiter(most=VIEWER_FAILURES, window_s=VIEWER_FAILURES_WITHIN_S, clock=clock)
+        self._quiet = Quiet(clock=clock)
         self.unacked_bytes = 0
         """Payloads that wait for their commit; kept by the sessions."""
         self.accepted = 0
@@ -182,7 +181,7 @@ class Listener:
         connect = frames.parse_connect(data, start, end)
         verdict = self._identify(connection, connect)
         if isinstance(verdict, Refusal):
-            if self._quiet.allow(connection.address):
+            if self._quiet.due(connection.address):
                 log.warning("connection from %s refused: %s", connection.address, verdict.reason)
             connection.write(frames.connack(verdict.code))
             connection.close(verdict.reason)
@@ -207,7 +206,7 @@ class Listener:
         if len(self._connections) >= self.limits.connections:
             return Refusal(frames.UNAVAILABLE, "too many connections")
         is_viewer = connect.username is not None and connect.username in self._plugin.rights.viewers
-        if is_viewer and not self._viewer_failures.may(address_key(connection.address)):
+        if is_viewer and self._viewer_failures.wait_s(address_key(connection.address)):
             return Refusal(frames.UNAVAILABLE, "too many wrong passwords for a viewer account from this address")
         verdict = self._plugin.identify(connect)
         if isinstance(verdict, ViewerLogin) and (self._viewers >= self.limits.viewers or self._attach is None):
@@ -215,7 +214,7 @@ class Listener:
         if isinstance(verdict, UnpairedLogin) and not self._may_pair(connection.address):
             return Refusal(frames.UNAVAILABLE, "too many connections of devices that are not paired")
         if isinstance(verdict, Refusal) and is_viewer:
-            self._viewer_failures.note(address_key(connection.address))
+            self._viewer_failures.failed(address_key(connection.address))
         return verdict
 
     def _may_pair(self, address: str) -> bool:
@@ -280,12 +279,12 @@ class Listener:
             self._viewers -= 1
             if will is not None:
                 session.publish_will(will)
-        elif session is None and self._quiet.allow(connection.address):
+        elif session is None and self._quiet.due(connection.address):
             log.info("connection from %s ended before its login: %s", connection.address, reason)
 
     def failed(self, connection: Connection) -> None:
         """Handling what a connection sent raised something unexpected; called while that is handled."""
-        if self._quiet.allow(f"error {connection.address}"):
+        if self._quiet.due(f"error {connection.address}"):
             log.exception("what %s sent could not be handled", connection.address)
         connection.abort("an unexpected error; the appliance's log has it")
 

@@ -54,7 +54,9 @@ class EmbeddedBroker:
         )
         self.attached: AttachedClients | None = None
         if self.plugin is not None:
-            self.attached = AttachedClients(amqtt=self.amqtt, plugin=self.plugin, fan_out=self.fan_out, limits=attached)
+            self.attached = AttachedClients(
+                amqtt=self.amqtt, plugin=self.plugin, fan_out=self.fan_out, limits=attached, clock=clock
+            )
         self.listener = Listener(
             plugin=self.plugin,
             hooks=replace(hooks, fan_out=self.fan_out.offer),

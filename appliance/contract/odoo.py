@@ -16,7 +16,6 @@ CONTRACT_VERSION = 1
 
 CONFIG_PATH = "/iiot/config"
 WEBHOOK_PATH = "/iiot/webhook"
-SYNC_PATH = "/iiot/gateway/sync"
 
 DEFAULT_COMMAND_TEMPLATE = '{"action": "{{ action }}", "params": {{ params | tojson }}}'
 DEFAULT_COMMAND_EXPIRY_S = 60.0
