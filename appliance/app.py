@@ -12,11 +12,10 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
 import uvloop
 
 from appliance import __version__
-from appliance.broker.connection import HEADER_BYTES, Connection
+from appliance.broker.connection import Connection
 from appliance.broker.listener import Endpoint, Hooks, Limits
 from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
@@ -25,6 +24,7 @@ from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.figures import FigureService
 from appliance.health import HealthService
+from appliance.http_server import http_server
 from appliance.identity import Identity, read_identity
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
@@ -34,7 +34,6 @@ from appliance.services.presence import PresenceService
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
-from appliance.socket_door import BoundedSocket, SocketServer, UpgradingHttp
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
@@ -49,12 +48,6 @@ from appliance.web.mqtt_socket import MqttSockets
 log = logging.getLogger("appliance")
 
 MIB = 1 << 20
-STOP_HTTP_WITHIN_S = 1
-"""Longer than any request of the API takes; an idle client that keeps its connection waits for nothing."""
-HTTP_CONNECTIONS = 512
-"""At a time, WebSockets not counted; one more is answered 503."""
-WEBSOCKET_PING_S = 30.0
-"""How often a WebSocket is tried, and how long its answer may take. MQTT's own keep-alive may be off."""
 GC_THRESHOLDS = (20_000, 20, 50)
 """Messages are short-lived and in no cycles: looking for cycles every 700 of them would be for nothing."""
 
@@ -207,7 +200,7 @@ class Appliance:
                     serial, payload, address, reply
                 ),
                 logged_in=lambda device_id, generation: self.pairing.note_login(device_id, generation),
-                ready=self.commands.device_ready,
+                ready=self._device_ready,
                 gone=self.commands.device_gone,
             ),
             presence=self.presence,
@@ -287,38 +280,17 @@ class Appliance:
             mqtt_sockets=self._mqtt_sockets,
         )
         self._http_socket = http_socket
-        tls = identity.certificates if settings.http_use_tls else None
-        self._web = SocketServer(
-            uvicorn.Config(
-                web,
-                http=UpgradingHttp,
-                ssl_certfile=tls.cert_file if tls else None,
-                ssl_keyfile=tls.key_file if tls else None,
-                loop="none",
-                lifespan="off",
-                ws=BoundedSocket,
-                # a message holds any packet that may come over TCP
-                ws_max_size=settings.mqtt_max_payload_bytes + HEADER_BYTES,
-                # readings are small: compressing them costs more memory and time than it saves
-                ws_per_message_deflate=False,
-                ws_ping_interval=WEBSOCKET_PING_S,
-                ws_ping_timeout=WEBSOCKET_PING_S,
-                access_log=False,
-                log_config=None,
-                # below that level there is a line for whatever a stranger sends that is not HTTP
-                log_level="error",
-                server_header=False,
-                # addresses count in rate limits: only a proxy that is there on purpose may name another
-                proxy_headers=tls is None,
-                limit_concurrency=HTTP_CONNECTIONS,
-                timeout_graceful_shutdown=STOP_HTTP_WITHIN_S,
-            )
-        )
+        self._web = http_server(web, settings=settings, tls=identity.certificates if settings.http_use_tls else None)
 
     # --- joining ---------------------------------------------------------------------------------------------
 
     def _in_order(self, receipt: Receipt) -> None:
         self.database.submit(_nothing, receipt=receipt)
+
+    def _device_ready(self, device_id: str, topic: str) -> None:
+        """The device can be sent what waits for it on this topic."""
+        if topic == "command":
+            self.commands.device_ready(device_id)
 
     def _accept_config_request(self, device_id: str, payload: bytes, _: int, receipt: object) -> None:
         """A paired device asks for its configuration: nothing to store, the answer goes to its own topic."""

@@ -41,12 +41,13 @@ FLOORS = {
     "addresses": set(),
     "http_door": {"services"},
     "socket_door": {"http_door"},
+    "http_server": {"broker", "certificates", "settings", "socket_door"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
     "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
     "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "identity", "figures", "health", "socket_door"),
+        *("settings", "certificates", "identity", "figures", "health", "http_server", "socket_door"),
     },
     "cli": {"contract", "errors", "settings", "app"},
     "__main__": {"cli"},
@@ -66,9 +67,9 @@ HOMES = {
     "pydantic_settings": {"settings"},
     "sqlite3": {"store", "services"},  # services name the type of a job's connection; statements are told apart below
     "sqlite_utils": {"store"},
-    "starlette": {"web", "app"},
+    "starlette": {"web", "http_server"},
     "typer": {"cli"},
-    "uvicorn": {"app", "http_door", "socket_door"},
+    "uvicorn": {"http_door", "http_server", "socket_door"},
     "uvloop": {"app"},
     "websockets": {"socket_door"},
 }

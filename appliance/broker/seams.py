@@ -48,8 +48,9 @@ class Hooks:
     """An unpaired device asks: serial number, payload, address, reply."""
     logged_in: Callable[[str, int], None]
     """A device has logged in: device id, generation of its secret."""
-    ready: Callable[[str], None]
-    """A device has subscribed to its commands."""
+    ready: Callable[[str, str], None]
+    """A device can be sent what waits for it on one of its topics, to which it has subscribed: device id, and the
+    topic's name (``command``, ``ota_notify``, ``config_response``). May be told again."""
     gone: Callable[[str], None]
     """A device's connection has ended."""
     fan_out: Callable[[str, bytes, int], None] = lambda topic, payload, qos: None

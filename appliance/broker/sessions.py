@@ -28,6 +28,9 @@ MOST_IN_FLIGHT = 20
 MOST_QOS2_OPEN = 100
 MOST_SUBSCRIPTIONS = 32
 
+RECEIVED = ("command", "ota_notify", "config_response")
+"""The topics to a device, in the order in which it is told that it can be reached on them."""
+
 _EMPTY = {frames.PINGREQ, frames.DISCONNECT}
 _FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
 
@@ -295,9 +298,10 @@ class NativeSession(Session):
         self.announce()
 
     def announce(self) -> None:
-        """Tell the services that what waits for this device can go out, if it has subscribed to its commands."""
-        if self._granted_qos(self._topics.command) is not None:
-            self._listener.ready(self.device_id)
+        """Tell the services that what waits for this device can go out, on each topic that it has subscribed to."""
+        for name in RECEIVED:
+            if self._granted_qos(getattr(self._topics, name)) is not None:
+                self._listener.ready(self.device_id, name)
 
     def writable(self) -> None:
         """See :class:`Session`: what could not be sent meanwhile can be now."""

@@ -76,11 +76,13 @@ def encode_batch(*, gateway: str, epoch: str, floor: int, settled: int, messages
     return head.encode() + b",".join(messages) + b"]}"
 
 
-class _OdooBody(BaseModel):
+class OdooBody(BaseModel):
+    """What Odoo writes; fields that are not known are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _without_unset(value: object, *, meaning_false: Collection[str]) -> object:
+def without_unset(value: object, *, meaning_false: Collection[str]) -> object:
     """Odoo writes an unset field as ``null`` or ``false``; both mean the default, but in fields that are booleans."""
     if not isinstance(value, dict):
         return value
@@ -89,7 +91,7 @@ def _without_unset(value: object, *, meaning_false: Collection[str]) -> object:
     }
 
 
-class MessageResult(_OdooBody):
+class MessageResult(OdooBody):
     """What Odoo did with one message."""
 
     seq: int
@@ -98,14 +100,14 @@ class MessageResult(_OdooBody):
     message: str | None = None
 
 
-class BatchResult(_OdooBody):
+class BatchResult(OdooBody):
     """Odoo's answer to a batch: a result per message, and whether it has work for the appliance."""
 
     results: list[MessageResult]
     work: bool = False
 
 
-class AdvertisedAddress(_OdooBody):
+class AdvertisedAddress(OdooBody):
     """The broker address that Odoo wants devices to be told; what is ``None`` the appliance fills in."""
 
     host: str | None = None
@@ -115,10 +117,10 @@ class AdvertisedAddress(_OdooBody):
     @model_validator(mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
-        return _without_unset(value, meaning_false=("tls",))
+        return without_unset(value, meaning_false=("tls",))
 
 
-class DeviceConfig(_OdooBody):
+class DeviceConfig(OdooBody):
     """What Odoo says of a device it has paired. ``topics`` holds templates by name, times are seconds."""
 
     device_id: DeviceId
@@ -136,10 +138,10 @@ class DeviceConfig(_OdooBody):
     @model_validator(mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
-        return _without_unset(value, meaning_false=("command_is_json", "command_add_id"))
+        return without_unset(value, meaning_false=("command_is_json", "command_add_id"))
 
 
-class OdooProblem(_OdooBody):
+class OdooProblem(OdooBody):
     """An error document of Odoo's contract; without ``code`` it is not one."""
 
     code: Annotated[str, Field(min_length=1, max_length=64)]

@@ -137,7 +137,7 @@ async def running(
             refused=refusals.note,
             pair=pair,
             logged_in=lambda device_id, generation: rig.logged_in.append((device_id, generation)),
-            ready=lambda device_id: rig.ready.append(device_id),
+            ready=lambda device_id, name: rig.ready.append(device_id) if name == "command" else None,
             gone=lambda device_id: rig.gone.append(device_id),
         ),
         presence=presence,

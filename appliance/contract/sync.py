@@ -1,0 +1,192 @@
+"""What appliance and Odoo tell each other beside the messages: report, work, enrolment (``/iiot/gateway/…``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from appliance.contract.device import DeviceId, Serial
+from appliance.contract.odoo import DeviceConfig, OdooBody, without_unset
+
+SYNC_PATH = "/iiot/gateway/sync"
+ENROLL_PATH = "/iiot/gateway/enroll"
+MOST_WORK = 500
+"""Items of a kind in one answer to ``sync``; what is more comes with the next (``more``)."""
+
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")]
+
+
+class Report(BaseModel):
+    """What the appliance writes."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class EpochReport(Report):
+    """Where the appliance stands with the messages of one epoch."""
+
+    epoch: Uuid
+    first_seq: int = 1
+    """The first message of this epoch in the appliance's file."""
+    last_seq: int
+    """The newest message; of the present epoch that is the highest ``seq`` ever given."""
+    floor: int
+    """The lowest ``seq`` that may still be sent."""
+    settled: int
+    """The highest ``seq`` that Odoo has confirmed (0: none)."""
+    stored: int
+    """How many messages Odoo has confirmed."""
+
+
+class BacklogReport(Report):
+    """What waits and what was parked. ``drain_s``: estimated seconds until nothing waits, ``None`` if unknown."""
+
+    waiting: int
+    parked: int
+    oldest_at: str | None = None
+    drain_s: float | None = None
+
+
+class LedgerReport(Report):
+    """Readings of all devices together since the file was made; received = stored + waiting + parked + removed."""
+
+    received: int
+    stored: int
+    waiting: int
+    parked: int
+    removed: int
+    refused: int
+    repeated: int
+
+
+class SyncRequest(Report):
+    """Body of ``POST /iiot/gateway/sync``: heartbeat, report, and how far the appliance knows Odoo's changes."""
+
+    contract: Literal[1] = 1
+    gateway: str
+    name: str
+    version: str
+    time: str
+    """The appliance's wall clock, RFC 3339."""
+    uptime_s: float
+    start: Uuid
+    """Of this start of the process. Odoo keeps the last one it saw for the epoch: it tells a copy from its original."""
+    database_uuid: str | None = None
+    """The database this appliance is bound to; ``None`` before its first answer."""
+    epochs: Annotated[list[EpochReport], Field(min_length=1, max_length=16)]
+    """The present one first, then earlier ones of which messages are kept."""
+    cursor: str | None = None
+    """Up to where Odoo's changes of devices are known here, as Odoo wrote it."""
+    status: Literal["ok", "degraded", "failing"] = "ok"
+    problems: list[str] = Field(default_factory=list, max_length=50)
+    backlog: BacklogReport | None = None
+    ledger: LedgerReport | None = None
+    devices_paired: int = 0
+    devices_online: int = 0
+    api_url: str | None = None
+    """Where Odoo may reach the appliance's API, as far as the appliance knows."""
+    ca_fingerprint: str | None = None
+
+
+class KnownEpoch(OdooBody):
+    """What Odoo knows of one epoch; left out of the answer where it has never heard of it."""
+
+    epoch: str
+    highest_seq: int = 0
+    """The highest ``seq`` with a receipt, ever."""
+    floor: int = 0
+    """Below this, Odoo answers ``duplicate``."""
+    stored: int | None = None
+    """How many messages it has stored; fewer than it once confirmed means that it was restored from a backup."""
+    last_start: str | None = None
+    """``start`` of the last sync before this one; one that the appliance never had means that a copy of it ran."""
+
+
+class PendingCommand(OdooBody):
+    """A command that Odoo could not push. Fields as in ``POST /api/v1/command/send``; seconds count from now."""
+
+    command_id: str
+    device_id: DeviceId
+    action: str
+    params: dict[str, Any] = Field(default_factory=dict)
+    payload: Any = None
+    expires_in_s: Annotated[float, Field(gt=0)] | None = None
+    deliver: Literal["at_least_once", "at_most_once"] = "at_least_once"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return without_unset(value, meaning_false=("payload",))
+
+
+class PendingUpdate(OdooBody):
+    """A firmware update that Odoo could not push. Fields as in ``POST /api/v1/ota/send``."""
+
+    update_id: str
+    device_id: DeviceId
+    action: Literal["start_update", "cancel_update", "rollback"]
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class DeviceChange(OdooBody):
+    """A device that was paired with this gateway and has changed in Odoo since ``cursor``."""
+
+    device_id: DeviceId
+    serial: Serial | None = None
+    enabled: bool = True
+    secret_version: int = 0
+    """Counts up with each wish for a new secret; higher than the last one applied means: rotate now."""
+    config: DeviceConfig | None = None
+    """The whole configuration; left out where it has not changed."""
+
+
+class BatchLimits(OdooBody):
+    """The largest batch that Odoo takes."""
+
+    messages: Annotated[int, Field(ge=1)] | None = None
+    body_bytes: Annotated[int, Field(ge=1024)] | None = None
+
+
+class SyncAnswer(OdooBody):
+    """What the appliance has to do. Everything in it may come again until a report shows that it was done."""
+
+    database_uuid: Annotated[str, Field(min_length=1, max_length=64)]
+    time: str | None = None
+    known: list[KnownEpoch] = Field(default_factory=list)
+    commands: list[PendingCommand] = Field(default_factory=list)
+    """In the order in which they are to be delivered. Taken when a ``command_state`` message says so."""
+    cancel_commands: list[str] = Field(default_factory=list)
+    updates: list[PendingUpdate] = Field(default_factory=list)
+    devices: list[DeviceChange] = Field(default_factory=list)
+    revoked: list[DeviceId] = Field(default_factory=list)
+    """Devices that lost their pairing: their secrets end at once."""
+    cursor: str | None = None
+    """To be sent with the next sync once ``devices`` and ``revoked`` are on disk."""
+    more: bool = False
+    """Whether there is more than fitted into this answer: sync again at once."""
+    limits: BatchLimits = BatchLimits()
+    interval_s: Annotated[float, Field(ge=1, le=300)] | None = None
+    """How often to ask while idle."""
+
+
+class EnrollRequest(Report):
+    """Body of ``POST /iiot/gateway/enroll``; ``code`` comes from the gateway's form in Odoo and works once."""
+
+    contract: Literal[1] = 1
+    code: str
+    gateway_uid: Uuid
+    name: str
+    version: str
+    api_url: str | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    """A key of the appliance's API, made for Odoo."""
+    ca_pem: str | None = None
+
+
+class EnrollAnswer(OdooBody):
+    """Told once: the key of ``ODOO_API_KEY``, and the database that the appliance is bound to."""
+
+    api_key: Annotated[str, Field(min_length=16, max_length=512)] = Field(repr=False)
+    database_uuid: str
+    identity: str | None = Field(default=None, repr=False)
