@@ -161,15 +161,27 @@ def odoo(
         int, typer.Option(help="second door for /sim/, stays open; 0: any free one", min=0, max=65535)
     ] = 0,
     data: Annotated[Path | None, typer.Option(help="file that keeps its memory; default: none")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="fault in force from the start, KIND[:NAME=VALUE,…]; may be repeated", metavar="FAULT"),
+    ] = None,
 ) -> None:
-    """Stand in for Odoo. The first line printed is JSON with both addresses. ODOO_API_KEY is the key it expects."""
-    from firmware_sim import odoo as stand_in
+    """Stand in for Odoo. The first line printed is JSON with both addresses. ODOO_API_KEY is the key it expects.
 
+    Faults: as for POST /sim/faults, such as "unavailable:share=0.1" or "slow:delay_s=2,seconds=30".
+    """
+    from firmware_sim import odoo as stand_in
+    from firmware_sim.standin.faults import parse
+
+    try:
+        faults = [parse(text) for text in fault or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--fault") from None
     api_key = os.environ.get("ODOO_API_KEY", "")
     if not api_key:
         raise typer.BadParameter("set ODOO_API_KEY to the key that the appliance will use")
     try:
-        stand_in.run(host=host, port=port, control_port=control_port, api_key=api_key, path=data)
+        stand_in.run(host=host, port=port, control_port=control_port, api_key=api_key, path=data, faults=faults)
     except OSError as error:
         _say(f"cannot listen: {error.strerror}")
         raise typer.Exit(1) from None

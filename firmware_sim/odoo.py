@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 
@@ -14,6 +16,7 @@ from firmware_sim.standin.contract_routes import ContractRoutes
 from firmware_sim.standin.control_routes import ControlRoutes
 from firmware_sim.standin.faults import Faults
 from firmware_sim.standin.inbox import Inbox
+from firmware_sim.standin.interference import Interference
 from firmware_sim.standin.registry import Registry
 from firmware_sim.standin.server import listen, serve
 from firmware_sim.standin.state import State
@@ -37,8 +40,9 @@ class StandIn:
             commands=self.commands,
             requests=contract.requests,
         )
-        self.app = Starlette(routes=[*contract.routes(), *control.routes()])
-        """The ASGI application: ``/iiot/…`` and ``/sim/…``."""
+        self.routes = [*contract.routes(), *control.routes()]
+        self.app = Interference(Starlette(routes=self.routes), self.faults)
+        """The ASGI application: ``/iiot/…``, with the failures that were asked for, and ``/sim/…``."""
 
     async def close(self) -> None:
         """Let go of connections and file."""
@@ -46,11 +50,24 @@ class StandIn:
         self.state.close()
 
 
-def run(*, host: str, port: int, control_port: int, api_key: str, path: Path | None) -> None:
-    """Serve until a signal; the control door listens on the loopback interface. ``OSError``: a port is taken."""
+def run(
+    *,
+    host: str,
+    port: int,
+    control_port: int,
+    api_key: str,
+    path: Path | None,
+    faults: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Serve until a signal; the control door listens on the loopback interface. ``OSError``: a port is taken.
+
+    ``faults`` are in force from the beginning.
+    """
 
     async def main() -> None:
         stand_in = StandIn(api_key=api_key, path=path)
+        for fault in faults:
+            stand_in.faults.add(fault)
         try:
             await serve(stand_in.app, stand_in.faults, listen(host, port), listen("127.0.0.1", control_port))
         finally:

@@ -139,7 +139,7 @@ class ControlRoutes:
         return JSONResponse(self._faults.add(await _object(request)), 201)
 
     async def _clear_faults(self, request: Request) -> Response:
-        self._faults.clear()
+        self._faults.clear(request.query_params.get("kind"))
         return Response(status_code=204)
 
 

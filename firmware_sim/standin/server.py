@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from firmware_sim.standin.faults import Faults
+from firmware_sim.standin.interference import TellingProtocol
 
 BACKLOG = 100
 
@@ -41,19 +42,26 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _door(app: Starlette) -> Door:
+def door_to(app: ASGIApp) -> Door:
+    """A door that is not open yet: ``serve(sockets=[…])`` opens it, ``should_exit`` closes it."""
     return Door(
         uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
+            app,
+            http=TellingProtocol,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=1,
         )
     )
 
 
-async def _keep_front_open(app: Starlette, faults: Faults, listener: socket.socket) -> None:
+async def _keep_front_open(app: ASGIApp, faults: Faults, listener: socket.socket) -> None:
     """Serve appliances; while connections are to be refused, nothing listens."""
     host, port = listener.getsockname()[:2]
     while True:
-        door = _door(app)
+        door = door_to(app)
         serving = asyncio.create_task(door.serve(sockets=[listener]), name="stand-in front door")
         try:
             while not faults.refused_for_s():
@@ -75,13 +83,13 @@ async def _keep_front_open(app: Starlette, faults: Faults, listener: socket.sock
         listener = listen(host, port)
 
 
-async def serve(app: Starlette, faults: Faults, front: socket.socket, control: socket.socket) -> None:
+async def serve(app: ASGIApp, faults: Faults, front: socket.socket, control: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; the first line on standard output tells both addresses as JSON."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    control_door = _door(app)
+    control_door = door_to(app)
     tasks = {
         asyncio.create_task(stop.wait(), name="stand-in stop"),
         asyncio.create_task(_keep_front_open(app, faults, front), name="stand-in front"),
