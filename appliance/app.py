@@ -26,6 +26,7 @@ from appliance.figures import FigureService
 from appliance.health import HealthService
 from appliance.http_server import http_server
 from appliance.identity import Identity, read_identity
+from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
 from appliance.services.ota import OtaService
@@ -97,6 +98,8 @@ class Appliance:
             http_socket = _bind(settings.host, settings.port)
             stack.callback(http_socket.close)
             await self._build_store()
+            self.api_keys = ApiKeys(database=self.database, own_keys=[identity.api_key], clock=self.clock)
+            await self.api_keys.load()
             self._build_uplink(identity, stack)
             await self._start_broker(identity, stack)
             self.ports = Ports(
@@ -263,6 +266,7 @@ class Appliance:
                 name=settings.mqtt_client_id,
                 version=__version__,
                 clock=self.clock,
+                api_keys=self.api_keys,
                 registry=self.registry,
                 credentials=identity.credentials,
                 pairing=self.pairing,
@@ -276,7 +280,6 @@ class Appliance:
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
             ),
-            api_keys=[identity.api_key],
             mqtt_sockets=self._mqtt_sockets,
         )
         self._http_socket = http_socket

@@ -14,7 +14,11 @@ ApplianceError
 │   ├── UnknownCommandError
 │   ├── CommandRefusedError
 │   ├── UnknownDeadLetterError
-│   └── NotRetryableError
+│   ├── NotRetryableError
+│   ├── UnknownApiKeyError
+│   ├── ApiKeyExistsError
+│   ├── TooManyApiKeysError
+│   └── BuiltinApiKeyError
 └── OdooError
     ├── OdooUnavailableError      try again later
     ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
@@ -127,6 +131,34 @@ class NotRetryableError(RequestError):
 
     status = 409
     code: ProblemCode = "not_retryable"
+
+
+class UnknownApiKeyError(RequestError):
+    """No key of the API has this id."""
+
+    status = 404
+    code: ProblemCode = "unknown_api_key"
+
+
+class ApiKeyExistsError(RequestError):
+    """Another key has this name."""
+
+    status = 409
+    code: ProblemCode = "api_key_exists"
+
+
+class TooManyApiKeysError(RequestError):
+    """The appliance keeps no more keys."""
+
+    status = 409
+    code: ProblemCode = "too_many_api_keys"
+
+
+class BuiltinApiKeyError(RequestError):
+    """The appliance's own key is a setting: it cannot be revoked like the others."""
+
+    status = 409
+    code: ProblemCode = "builtin_api_key"
 
 
 class OdooError(ApplianceError):

@@ -24,6 +24,12 @@ def m001_first_schema(tables: Tables) -> None:
     tables.execute("INSERT INTO meta (key, value) VALUES ('epoch', ?)", [str(uuid4())])
 
 
+@migrations()
+def m002_api_keys(tables: Tables) -> None:
+    """Named keys of the HTTP API."""
+    tables.execute(_API_KEYS)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))
@@ -165,5 +171,16 @@ CREATE TABLE pairings (                       -- claims by token, so that a repe
     generation INTEGER NOT NULL,
     paired_at_ms INTEGER NOT NULL,
     PRIMARY KEY (serial, token_digest)
+) STRICT, WITHOUT ROWID
+"""
+
+_API_KEYS = """
+CREATE TABLE api_keys (                       -- at most 100
+    key_id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    scope TEXT NOT NULL,
+    digest BLOB NOT NULL,                     -- SHA-256 of the key
+    created_at_ms INTEGER NOT NULL,
+    last_used_at_ms INTEGER                   -- written rarely
 ) STRICT, WITHOUT ROWID
 """

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from appliance.errors import RequestError, StoreUnavailableError
+from appliance.services.api_keys import Scope
 from appliance.services.limits import FailureLimiter
+from appliance.web.api_keys import ApiKeyRoutes
 from appliance.web.auth import Endpoint, KeyGuard
 from appliance.web.bodies import BodyLimit
 from appliance.web.commands import CommandRoutes
@@ -47,20 +49,25 @@ class _Line:
     endpoint: Endpoint
     open: bool = False
     """Served without a key."""
+    scope: Scope | None = None
+    """What the key must be good for; left out: ``read`` for GET, else ``operate``."""
+
+    @property
+    def needs(self) -> Scope | None:
+        """The scope, or ``None`` where no key is needed."""
+        return None if self.open else self.scope or ("read" if self.method == "GET" else "operate")
 
 
 def create_app(
     services: WebServices,
     *,
-    api_keys: Iterable[str],
     limits: WebLimits | None = None,
     mqtt_sockets: MqttSockets | None = None,
 ) -> Starlette:
-    """The API as an ASGI application. ``api_keys`` are the keys that open what is not open to everybody; with
-    ``mqtt_sockets`` it serves MQTT over WebSocket too."""
+    """The API as an ASGI application; with ``mqtt_sockets`` it serves MQTT over WebSocket too."""
     limits = limits or WebLimits()
     limiter = FailureLimiter(most=limits.failures_per_address, window_s=limits.failure_window_s, clock=services.clock)
-    guard = KeyGuard(keys=api_keys, limiter=limiter)
+    guard = KeyGuard(keys=services.api_keys, limiter=limiter)
     table: list[dict[str, Any]] = []
     status = StatusRoutes(services, guard, table)
     config = ConfigRoutes(services, guard)
@@ -68,6 +75,7 @@ def create_app(
     ledger = LedgerRoutes(services.ledger)
     letters = DeadLetterRoutes(services.dead_letters)
     metrics = MetricsRoute(services.metrics)
+    keys = ApiKeyRoutes(services.api_keys)
     lines = [
         _Line("GET", "/", status.root, open=True),
         _Line("GET", "/health", status.health, open=True),
@@ -79,7 +87,10 @@ def create_app(
         _Line("GET", "/api/v1/device/{device_id}/status", status.device),
         _Line("GET", "/api/v1/devices/status", status.devices),
         _Line("GET", "/api/v1/buffer", status.buffer),
-        _Line("GET", "/metrics", metrics.metrics),
+        _Line("GET", "/metrics", metrics.metrics, scope="metrics"),
+        _Line("GET", "/api/v1/api-keys", keys.list, scope="full"),
+        _Line("POST", "/api/v1/api-keys", keys.create, scope="full"),
+        _Line("DELETE", "/api/v1/api-keys/{key_id}", keys.revoke, scope="full"),
         _Line("GET", "/api/v1/ledger", ledger.ledger),
         _Line("GET", "/api/v1/dead-letters", letters.list),
         _Line("DELETE", "/api/v1/dead-letters", letters.remove_many),
@@ -90,10 +101,12 @@ def create_app(
         _Line("DELETE", "/api/v1/dead-letters/{dead_letter_id}", letters.remove),
         _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
     ]
-    table.extend({"method": line.method, "path": line.path, "key": not line.open} for line in lines)
+    table.extend(
+        {"method": line.method, "path": line.path, "key": line.needs is not None, "scope": line.needs} for line in lines
+    )
     routes: list[BaseRoute] = [*_routes(lines, guard)]
     if mqtt_sockets is not None:
-        table.append({"method": "WS", "path": MQTT_PATH, "key": False})
+        table.append({"method": "WS", "path": MQTT_PATH, "key": False, "scope": None})
         routes += [WebSocketRoute(MQTT_PATH, mqtt_sockets.endpoint), Route(MQTT_PATH, mqtt_sockets.no_socket)]
     handlers: dict[Any, Any] = {
         HTTPException: on_http_exception,
@@ -115,7 +128,9 @@ def _routes(lines: Iterable[_Line], guard: KeyGuard) -> list[Route]:
     that one's methods in ``Allow``: so the methods of a path must share a route."""
     paths: dict[str, dict[str, Endpoint]] = {}
     for line in lines:
-        paths.setdefault(line.path, {})[line.method] = line.endpoint if line.open else guard.keyed(line.endpoint)
+        paths.setdefault(line.path, {})[line.method] = (
+            line.endpoint if line.needs is None else guard.keyed(line.endpoint, line.needs)
+        )
     return [Route(path, _dispatch(methods), methods=list(methods)) for path, methods in paths.items()]
 
 

@@ -22,6 +22,7 @@ STORE_RETRY_S = 5
 MOST_FIELD_ERRORS = 20
 _CODES: dict[int, ProblemCode] = {
     401: "unauthorized",
+    403: "insufficient_scope",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
@@ -30,6 +31,10 @@ _CODES: dict[int, ProblemCode] = {
 }
 _CLOSING = (408, 413)
 """After these the rest of the request is still on its way: the connection is of no use."""
+
+
+class KeyRevokedError(Exception):
+    """The key of an answer that is still being sent was revoked: the connection has to end."""
 
 
 class InvalidBodyError(RequestError):
@@ -107,6 +112,9 @@ class Boundary:
             await self._app(scope, receive, sending)
         except ClientDisconnect:
             log.debug("the client of %s %.200r has gone", scope["method"], scope["path"])
+        except KeyRevokedError:
+            # unfinished, so that nobody takes what came for all there is
+            log.info("%s %.200r ends: its key was revoked", scope["method"], scope["path"])
         except Exception:
             log.exception("%s %.200r failed unexpectedly", scope["method"], scope["path"])
             if started:

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from appliance.contract.command import CommandStatus, SendCommand
 from appliance.contract.times import Clock
+from appliance.services.api_keys import ApiKeys
 from appliance.services.credentials import Credentials
 from appliance.services.pairing import PairingService
 from appliance.services.presence import Presence
@@ -60,6 +61,7 @@ class WebServices:
     """The gateway's name."""
     version: str
     clock: Clock
+    api_keys: ApiKeys
     registry: DeviceRegistry
     credentials: Credentials
     pairing: PairingService

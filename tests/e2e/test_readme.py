@@ -178,7 +178,9 @@ async def test_the_readme_lists_every_route(stack: tuple[OdooStandIn, SecureAppl
     _, box, _ = stack
     async with httpx.AsyncClient(verify=False) as client:
         served = (await client.get(box.url)).json()["endpoints"]
-    rows = re.findall(r"^\| `([A-Z]+) (/\S*)` \| (yes|no) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert {(method, path, key == "yes") for method, path, key in rows} == {
-        (route["method"], route["path"], route["key"]) for route in served
+    rows = re.findall(
+        r"^\| `([A-Z]+) (/\S*)` \| (no|metrics|read|operate|full) \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    assert {(method, path, None if scope == "no" else scope) for method, path, scope in rows} == {
+        (route["method"], route["path"], route["scope"]) for route in served
     }

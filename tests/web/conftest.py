@@ -18,6 +18,7 @@ from appliance.contract.odoo import DeviceConfig
 from appliance.contract.times import Clock
 from appliance.contract.topics import TopicTemplates
 from appliance.errors import RequestError, UnknownCommandError, UnknownDeviceError
+from appliance.services.api_keys import ApiKeys
 from appliance.services.credentials import Credentials
 from appliance.services.pairing import BrokerAddress, PairingService
 from appliance.services.presence import PresenceService
@@ -111,7 +112,7 @@ class World:
     health: Health = field(default_factory=lambda: Health(status="ok", details={"buffer": {"waiting": 0}}))
 
     def app(self, *, limits: WebLimits | None = None, **changes: Any) -> Starlette:
-        return create_app(replace(self.services, **changes), api_keys=[KEY, "another-key"], limits=limits)
+        return create_app(replace(self.services, **changes), limits=limits)
 
     def client(self, app: Starlette | None = None, *, address: str = "10.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app or self.app(), client=(address, 50_000))
@@ -177,10 +178,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         )
 
     get_health: list[Callable[[], Health]] = []
+    api_keys = ApiKeys(database=database, own_keys=[KEY, "another-key"], clock=clock)
     services = WebServices(
         name="gateway-1",
         version="1.2.3",
         clock=clock,
+        api_keys=api_keys,
         registry=registry,
         credentials=credentials,
         pairing=pairing,

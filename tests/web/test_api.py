@@ -29,7 +29,7 @@ def routes(world: World) -> Iterator[tuple[str, str]]:
         assert isinstance(route, Route)
         for method in sorted(route.methods or ()):
             if method != "HEAD":
-                yield method, route.path.format(command_id="c-1", device_id="press-07", dead_letter_id="1")
+                yield method, route.path.format(command_id="c-1", device_id="press-07", dead_letter_id="1", key_id="k")
 
 
 async def test_every_route_needs_a_key_except_those_that_are_open_on_purpose(

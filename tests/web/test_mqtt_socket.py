@@ -282,7 +282,7 @@ async def test_only_its_own_path_is_a_socket_and_that_is_nothing_else(box: Box) 
     async with httpx.AsyncClient(verify=box.trust, base_url=f"https://127.0.0.1:{box.port}") as client:
         assert (await client.get("/mqtt")).status_code == 426
         listed = (await client.get("/")).json()["endpoints"]
-    assert {"method": "WS", "path": "/mqtt", "key": False} in listed
+    assert {"method": "WS", "path": "/mqtt", "key": False, "scope": None} in listed
 
 
 async def test_a_text_frame_ends_the_connection(box: Box) -> None:
