@@ -70,14 +70,15 @@ ensure_python() {
     fail "Python $OLDEST_PYTHON or later with venv is needed. On Debian, as root: apt-get install python3 python3-venv"
 }
 
-# The README's commands are tried with these, and lost power with a library that the test compiles. Without them the
-# tests concerned are skipped, and say so.
+# The README's commands are tried with these, lost power with a library that the test compiles, and the status page in a
+# browser. Without them the tests concerned are skipped, and say so.
 ensure_test_tools() {
   local missing=()
   has mosquitto_rr || missing+=(mosquitto-clients)
   has curl || missing+=(curl)
   has openssl || missing+=(openssl)
   has gcc || has cc || missing+=(gcc libc6-dev)
+  has chromium && has chromedriver || missing+=(chromium chromium-driver)
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
     say "Some tests will be skipped. To run them, install: ${missing[*]}"
 }

@@ -279,6 +279,7 @@ class Appliance:
                 metrics=figures.metrics,
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
+                page_at_the_box=settings.iiot_page_at_the_box,
             ),
             mqtt_sockets=self._mqtt_sockets,
         )

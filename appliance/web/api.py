@@ -26,6 +26,8 @@ from appliance.web.ledger import LedgerRoutes
 from appliance.web.metrics import MetricsRoute
 from appliance.web.mqtt_socket import PATH as MQTT_PATH
 from appliance.web.mqtt_socket import MqttSockets
+from appliance.web.page_access import PageAccess
+from appliance.web.pages import PageRoutes
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
 from appliance.web.services import Health, WebServices
 from appliance.web.status import StatusRoutes
@@ -76,6 +78,10 @@ def create_app(
     letters = DeadLetterRoutes(services.dead_letters)
     metrics = MetricsRoute(services.metrics)
     keys = ApiKeyRoutes(services.api_keys)
+    access = PageAccess(
+        find_key=services.api_keys.find, limiter=limiter, clock=services.clock, at_the_box=services.page_at_the_box
+    )
+    pages = PageRoutes(services, status, access)
     lines = [
         _Line("GET", "/", status.root, open=True),
         _Line("GET", "/health", status.health, open=True),
@@ -100,6 +106,13 @@ def create_app(
         _Line("GET", "/api/v1/dead-letters/{dead_letter_id}", letters.show),
         _Line("DELETE", "/api/v1/dead-letters/{dead_letter_id}", letters.remove),
         _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
+        # these have a door of their own
+        _Line("GET", "/ui/", pages.page, open=True),
+        _Line("GET", "/ui/data", pages.data, open=True),
+        _Line("GET", "/ui/login", pages.login_page, open=True),
+        _Line("POST", "/ui/login", pages.login, open=True),
+        _Line("POST", "/ui/logout", pages.logout, open=True),
+        _Line("GET", "/ui/static/{name}", pages.static, open=True),
     ]
     table.extend(
         {"method": line.method, "path": line.path, "key": line.needs is not None, "scope": line.needs} for line in lines

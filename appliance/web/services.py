@@ -75,3 +75,5 @@ class WebServices:
     metrics: Callable[[], Awaitable[Figures]]
     health: Callable[[], Health]
     ca_pem: str
+    page_at_the_box: bool = True
+    """Whether a browser on this very machine sees the status page without a key."""

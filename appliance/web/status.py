@@ -105,7 +105,10 @@ class StatusRoutes:
 
     async def devices(self, request: Request) -> Response:
         """Devices in order of their ids; ``next`` is the ``after`` of the next page, if there is one."""
-        query = parse(DevicesQuery, dict(request.query_params))
+        return json_response(to_json(self.devices_page(parse(DevicesQuery, dict(request.query_params)))))
+
+    def devices_page(self, query: DevicesQuery) -> dict[str, Any]:
+        """A page of devices, as the route and the status page show it."""
         # one device more than the page holds tells whether there is another page
         page: list[Device] = []
         for device in sorted(self._services.registry.all(), key=lambda device: device.device_id):
@@ -115,12 +118,11 @@ class StatusRoutes:
                     break
         more = len(page) > query.limit
         page = page[: query.limit]
-        content = {
+        return {
             "devices": [self._summary(device) for device in page],
             "next": page[-1].device_id if more else None,
             "paired": len(self._services.registry),
         }
-        return json_response(to_json(content))
 
     def _matches(self, device: Device, query: DevicesQuery) -> bool:
         if query.search and query.search not in device.device_id and query.search not in device.serial:

@@ -1,4 +1,4 @@
-"""Eclipse Paho's own client tests for MQTT 3.1.1 against the whole appliance: real listener, plugin, amqtt, HTTP server.
+"""Eclipse Paho's own client tests for MQTT 3.1.1 against the whole appliance: its listener, plugin, amqtt, HTTP.
 
 ``TEST_PAHO_SUITE=/path/to/paho.mqtt.testing pytest tests/broker/test_paho_suite.py``. The suite speaks to an open
 broker: no login, any topic. So the plugin's policy is replaced by one that attaches everybody and permits everything,
