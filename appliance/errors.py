@@ -7,7 +7,8 @@ ApplianceError
 │   ├── StoreLockedError          another process has the data folder
 │   ├── StoreUnavailableError     nothing can be committed now (disk full, medium fails)
 │   ├── StoreFormatError          the file is not ours, or from a newer version
-│   └── TopicsRefusedError        topics that this device cannot have
+│   ├── TopicsRefusedError        topics that this device cannot have
+│   └── OtherDeviceError          a configuration that belongs to another device
 ├── RequestError                  the caller can mend it; carries what HTTP answers
 │   ├── UnknownDeviceError
 │   ├── DeviceDisabledError
@@ -65,6 +66,10 @@ class StoreFormatError(StoreError):
 
 class TopicsRefusedError(StoreError):
     """Topics that a device cannot have: invalid, or another's; the text says which."""
+
+
+class OtherDeviceError(StoreError):
+    """A configuration that is another device's; the text says whose."""
 
 
 class RequestError(ApplianceError):

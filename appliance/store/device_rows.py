@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,6 +30,15 @@ class DeviceRow(NamedTuple):
     hardware: str | None
     paired_at_ms: int
     first_login_at_ms: int | None
+    paired_generation: int
+    secret_version: int
+    told: str | None
+    """:class:`appliance.store.device.Told` as JSON, like ``taken``."""
+    taken: str | None
+    topics: str | None
+    """The exact names that were in force last, as JSON; ``None`` in rows of before there was this column."""
+    earlier: str | None
+    """A list of such names: what the device had before and may still use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +65,8 @@ class Pairing:
 _COLUMNS = ", ".join(DeviceRow._fields)
 _LOAD = f"SELECT {_COLUMNS} FROM devices WHERE device_id > ? ORDER BY device_id LIMIT {LOAD_ROWS}"  # noqa: S608 constants
 _GET = f"SELECT {_COLUMNS} FROM devices WHERE device_id = ?"  # noqa: S608 constants
-_PUT = f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 constants
+_MARKS = ", ".join("?" for _ in DeviceRow._fields)
+_PUT = f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 constants
 
 
 def load(connection: sqlite3.Connection, *, after: str) -> list[DeviceRow]:
@@ -73,14 +83,19 @@ def find_pairing(connection: sqlite3.Connection, *, serial: str, token_digest: b
     return None if row is None else Pairing(*row)
 
 
-def pair(connection: sqlite3.Connection, *, claim: Claim, now_ms: int) -> tuple[Pairing, DeviceRow | None]:
-    """Store a claim; the device's new row, or ``None`` if the token was claimed before and nothing changed."""
-    earlier = find_pairing(connection, serial=claim.serial, token_digest=claim.token_digest)
-    if earlier is not None:
-        return earlier, None
+def pair(
+    connection: sqlite3.Connection, *, claim: Claim, topics: str, earlier: str | None, now_ms: int
+) -> tuple[Pairing, DeviceRow | None]:
+    """Store a claim; the device's new row, or ``None`` if the token was claimed before and nothing changed.
+
+    ``topics`` and ``earlier`` as in the row.
+    """
+    known = find_pairing(connection, serial=claim.serial, token_digest=claim.token_digest)
+    if known is not None:
+        return known, None
     device_id = claim.config.device_id
     _retire_former(connection, claim.serial, device_id)
-    row = _next_row(connection, claim, now_ms)
+    row = _next_row(connection, claim, now_ms)._replace(topics=topics, earlier=earlier)
     connection.execute(_PUT, row)
     connection.execute(
         "INSERT INTO pairings (serial, token_digest, request_id, device_id, generation, paired_at_ms) "
@@ -104,11 +119,13 @@ def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Devi
         generation = present.generation + 1
         valid_from = max(present.valid_from, generation - VALID_GENERATIONS + 1)
         login_generation, first_login_at_ms = present.login_generation, present.first_login_at_ms
+        told, taken = present.told, present.taken
     else:
         # new here, or in the hands of another device: no earlier secret of this id may open the door
         last = _retired_generation(connection, device_id) if present is None else present.generation
         generation = valid_from = last + 1
         login_generation, first_login_at_ms = 0, None
+        told = taken = None
     return DeviceRow(
         device_id=device_id,
         serial=claim.serial,
@@ -121,6 +138,13 @@ def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Devi
         hardware=claim.hardware,
         paired_at_ms=now_ms,
         first_login_at_ms=first_login_at_ms,
+        paired_generation=generation,
+        # Odoo's count may go on with the device's next pairing: what it says with the claim is where this one begins
+        secret_version=claim.config.secret_version,
+        told=told,
+        taken=taken,
+        topics=None,
+        earlier=None,
     )
 
 
@@ -140,17 +164,35 @@ def _retire_former(connection: sqlite3.Connection, serial: str, device_id: str) 
         connection.execute("DELETE FROM devices WHERE device_id = ?", former[:1])
 
 
-def set_enabled(connection: sqlite3.Connection, *, device_id: str, enabled: bool) -> None:
-    """Store whether a device may connect."""
-    connection.execute("UPDATE devices SET enabled = ? WHERE device_id = ?", (int(enabled), device_id))
+def remove(connection: sqlite3.Connection, *, device_ids: Iterable[str]) -> None:
+    """End pairings. The tokens stay known, so that none of them leads anywhere again; so do the generations."""
+    for device_id in device_ids:
+        connection.execute(
+            "INSERT OR REPLACE INTO retired_devices (device_id, generation)"
+            " SELECT device_id, generation FROM devices WHERE device_id = ?",
+            (device_id,),
+        )
+        connection.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
 
 
-def note(
-    connection: sqlite3.Connection, *, values: Iterable[tuple[int, int, int | None, str | None, str | None, str]]
-) -> None:
-    """Store (valid_from, login_generation, first_login_at_ms, firmware_version, hardware) of devices by id."""
+_NOTED = ("valid_from", "login_generation", "first_login_at_ms", "firmware_version", "hardware", "told", "taken")
+_CHANGED = ("generation", "enabled", "secret_version", "topics", "earlier")
+
+
+def note(connection: sqlite3.Connection, *, rows: Iterable[DeviceRow]) -> None:
+    """Store what devices have shown and were told."""
+    _update(connection, _NOTED, rows)
+
+
+def change(connection: sqlite3.Connection, *, rows: Iterable[DeviceRow], configs: Iterable[DeviceRow]) -> None:
+    """Store changes of devices; of those in ``configs`` the configuration too."""
+    _update(connection, _CHANGED, rows)
+    _update(connection, ("config",), configs)
+
+
+def _update(connection: sqlite3.Connection, columns: Sequence[str], rows: Iterable[DeviceRow]) -> None:
+    marks = ", ".join(f"{column} = ?" for column in columns)
     connection.executemany(
-        "UPDATE devices SET valid_from = ?, login_generation = ?, first_login_at_ms = ?, firmware_version = ?, "
-        "hardware = ? WHERE device_id = ?",
-        values,
+        f"UPDATE devices SET {marks} WHERE device_id = ?",  # noqa: S608 constants
+        [(*(getattr(row, column) for column in columns), row.device_id) for row in rows],
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -14,61 +14,22 @@ from pydantic import ValidationError
 
 from appliance.contract.odoo import DeviceConfig
 from appliance.contract.topics import DeviceTopics, TopicTemplates
-from appliance.errors import TopicsRefusedError, UnknownDeviceError
+from appliance.errors import TopicsRefusedError
 from appliance.store import device_rows as rows
 from appliance.store.database import Database
+from appliance.store.device import SWITCHED_OFF, Device, DeviceNote, DeviceUpdate, Told, noted, with_topics
+from appliance.store.device_plan import Plan, Refusal
+from appliance.store.device_record import device_of, read_topics, row_of, write_topics
 from appliance.store.device_rows import Claim, DeviceRow, Pairing
 from appliance.store.topic_index import TopicIndex
+
+__all__ = ["SWITCHED_OFF", "Device", "DeviceNote", "DeviceRegistry", "DeviceUpdate", "Told"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SWITCHED_OFF = "it is switched off in Odoo"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A paired device. ``enabled`` says whether it may connect now; if not, ``disabled_reason`` says why."""
-
-    device_id: str
-    serial: str
-    generation: int
-    """Of its newest secret; counted up with each pairing, never used twice for one device id."""
-    valid_from: int
-    """The oldest generation whose secret still opens the door."""
-    enabled: bool
-    config: DeviceConfig
-    topics: DeviceTopics
-    paired_at_ms: int
-    firmware_version: str | None = None
-    hardware: str | None = None
-    first_login_at_ms: int | None = None
-    login_generation: int = 0
-    """The newest generation that has logged in; 0 if none has."""
-    disabled_reason: str | None = None
-
-    @property
-    def config_version(self) -> int:
-        """Odoo's number of this configuration."""
-        return self.config.config_version
-
-    @property
-    def previous_valid(self) -> bool:
-        """Whether an earlier secret than the newest still opens the door."""
-        return self.valid_from < self.generation
-
-    def accepts(self, generation: int) -> bool:
-        """Whether the secret of this generation opens the door (if the device is enabled)."""
-        return self.valid_from <= generation <= self.generation
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceNote:
-    """What a device showed of itself: the generation it logged in with, its firmware, its hardware."""
-
-    generation: int | None = None
-    firmware_version: str | None = None
-    hardware: str | None = None
+MOST_TEMPLATES_KEPT = 256
+"""Checked sets of topic templates: devices of a profile share them."""
 
 
 class DeviceRegistry:
@@ -85,6 +46,7 @@ class DeviceRegistry:
         self._by_id: dict[str, Device] = {}
         self._by_serial: dict[str, Device] = {}
         self._topics = TopicIndex(config_request=templates.config_request)
+        self._checked: dict[frozenset[tuple[str, str]], TopicTemplates] = {}
         self._changing = asyncio.Lock()
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -111,20 +73,29 @@ class DeviceRegistry:
     # --- loading ---------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Read all devices. One that cannot be served (its topics collide, say) is loaded disabled, with the reason."""
-        after = ""
+        """Read all devices. One that cannot be served (its topics collide, say) is loaded disabled, with the reason.
+
+        Where the settings give a device other topics than it had, it may still use the ones it had.
+        """
+        after, had = "", dict[str, tuple[DeviceTopics, ...]]()
         while page := await self._database.run(partial(rows.load, after=after)):
             for row in page:
-                self._load_row(row)
+                self._load_row(row, had)
             after = page[-1].device_id
+        # now that all have their present topics: those go first
+        for device_id, earlier in had.items():
+            self._load_earlier(device_id, earlier)
         log.info("%d paired devices", len(self._by_id))
 
-    def _load_row(self, row: DeviceRow) -> None:
+    def _load_row(self, row: DeviceRow, had: dict[str, tuple[DeviceTopics, ...]]) -> None:
         trouble = None
         try:
             config = DeviceConfig.model_validate_json(row.config)
             topics = self._expand(config, row.serial)
             self._topics.put(row.device_id, topics)
+            before = [each for each in (*read_topics(row.earlier), *read_topics(row.topics)) if each != topics]
+            if before:
+                had[row.device_id] = tuple(before)
         except (ValidationError, TopicsRefusedError) as error:
             text = str(error) if isinstance(error, TopicsRefusedError) else "its stored configuration cannot be read"
             trouble = f"{text}; pair it again"
@@ -132,14 +103,23 @@ class DeviceRegistry:
             config = DeviceConfig(device_id=row.device_id)
             topics = self._templates.expand(row.device_id, row.serial)
         reason = trouble or (None if row.enabled else SWITCHED_OFF)
-        device = _device(row, config, topics, disabled_reason=reason)
+        device = device_of(row, config, topics, disabled_reason=reason)
         self._by_id[device.device_id] = self._by_serial[device.serial] = device
+
+    def _load_earlier(self, device_id: str, had: tuple[DeviceTopics, ...]) -> None:
+        device = self._by_id[device_id]
+        for topics in had:
+            if self._topics.conflict(device_id, topics) is None:
+                # as if it got its present topics only now
+                device = with_topics(replace(device, topics=topics), device.topics)
+        self._topics.put(device_id, device.topics, device.earlier)
+        self._by_id[device_id] = self._by_serial[device.serial] = device
 
     def _expand(self, config: DeviceConfig, serial: str, *, leaving: Collection[str] = ()) -> DeviceTopics:
         """The topics of a device; :class:`TopicsRefusedError` if they are invalid or another device's."""
         try:
             # checking templates costs more than all else of loading a device, and most devices bring none
-            templates = self._templates.replaced(config.topics) if config.topics else self._templates
+            templates = self._replaced(config.topics) if config.topics else self._templates
             topics = templates.expand(config.device_id, serial)
         except ValueError as error:
             raise TopicsRefusedError(f"its topics cannot be used: {error}") from None
@@ -147,6 +127,16 @@ class DeviceRegistry:
         if conflict:
             raise TopicsRefusedError(f"its topics cannot be used: {conflict}")
         return topics
+
+    def _replaced(self, overrides: Mapping[str, str]) -> TopicTemplates:
+        key = frozenset(overrides.items())
+        templates = self._checked.get(key)
+        if templates is None:
+            templates = self._templates.replaced(overrides)
+            if len(self._checked) >= MOST_TEMPLATES_KEPT:
+                self._checked.clear()
+            self._checked[key] = templates
+        return templates
 
     # --- changing --------------------------------------------------------------------------------------------
 
@@ -162,33 +152,81 @@ class DeviceRegistry:
             former = self._by_serial.get(claim.serial)
             leaving = () if former is None else (former.device_id,)
             topics = self._expand(claim.config, claim.serial, leaving=leaving)
-            job = partial(rows.pair, claim=claim, now_ms=self._database.clock.now_ms())
-            pairing, _ = await self._commit(job, lambda result: self._paired(result[1], claim.config, topics))
+            earlier: tuple[DeviceTopics, ...] = ()
+            if former is not None and former.device_id == claim.config.device_id and not former.troubled:
+                earlier = with_topics(former, topics).earlier
+            job = partial(
+                rows.pair,
+                claim=claim,
+                topics=write_topics([topics]),
+                earlier=write_topics(earlier) if earlier else None,
+                now_ms=self._database.clock.now_ms(),
+            )
+            pairing, _ = await self._commit(job, lambda result: self._paired(result[1], claim.config, topics, earlier))
         return pairing
 
-    def _paired(self, row: DeviceRow | None, config: DeviceConfig, topics: DeviceTopics) -> None:
+    def _paired(
+        self, row: DeviceRow | None, config: DeviceConfig, topics: DeviceTopics, earlier: tuple[DeviceTopics, ...]
+    ) -> None:
         if row is None:
             return
         former = self._by_serial.get(row.serial)
         if former is not None and former.device_id != row.device_id:
             self._forget(former)
-        self._topics.put(row.device_id, topics)
-        self._install(_device(row, config, topics))
+        self._topics.put(row.device_id, topics, earlier)
+        self._install(device_of(row, config, topics, earlier=earlier))
 
     async def set_enabled(self, device_id: str, enabled: bool) -> Device:
         """Let a device in, or keep it out. :class:`UnknownDeviceError`, :class:`StoreUnavailableError`."""
+        return await self.update(DeviceUpdate(device_id=device_id, enabled=enabled))
+
+    async def update(self, update: DeviceUpdate) -> Device:
+        """Change a device. :class:`TopicsRefusedError` if its configuration cannot be used: then it keeps the one it
+        has, and the rest of the update is carried out. :class:`OtherDeviceError`, :class:`UnknownDeviceError`,
+        :class:`StoreUnavailableError`."""
+        refused = await self.update_many([update])
+        if update.device_id in refused:
+            raise refused[update.device_id]
+        return self._by_id[update.device_id]
+
+    async def update_many(self, updates: Sequence[DeviceUpdate]) -> dict[str, Refusal]:
+        """Change devices in one transaction, at most a few hundred: it is one job of the store. Which were refused, and
+        why, by device id; one that is refused changes nothing for the others. :class:`StoreUnavailableError`."""
         async with self._changing:
-            device = self._by_id.get(device_id)
-            if device is None:
-                raise UnknownDeviceError(f"no device {device_id} is paired here")
-            if device.disabled_reason not in (None, SWITCHED_OFF):
-                # what made it unusable at start is mended by pairing, not by a switch
-                return device
-            new = replace(device, enabled=enabled, disabled_reason=None if enabled else SWITCHED_OFF)
-            await self._commit(
-                partial(rows.set_enabled, device_id=device_id, enabled=enabled), lambda _: self._install(new)
-            )
-            return new
+            planned = Plan(devices=self._by_id, expand=self._expand, topics=self._topics)
+            for update in updates:
+                planned.add(update)
+            changed = planned.changed
+            if changed:
+                job = partial(rows.change, rows=planned.rows(), configs=planned.config_rows())
+                await self._commit(job, lambda _: self._install_all(changed), undo=planned.undo)
+            return planned.refused
+
+    async def remove(self, device_ids: Collection[str]) -> list[str]:
+        """End pairings for good: their secrets open nothing any more, their tokens lead nowhere, and a later pairing of
+        the same id goes on counting its generations. Which of them there were. :class:`StoreUnavailableError`."""
+        async with self._changing:
+            there = [device for device_id in dict.fromkeys(device_ids) if (device := self._by_id.get(device_id))]
+            if there:
+                ids = [device.device_id for device in there]
+                await self._commit(partial(rows.remove, device_ids=ids), lambda _: self._forget_all(there))
+            return [device.device_id for device in there]
+
+    async def end_earlier(self, device_ids: Collection[str]) -> None:
+        """These devices use their present topics alone. :class:`StoreUnavailableError`."""
+        async with self._changing:
+            found = [device for device_id in device_ids if (device := self._by_id.get(device_id)) and device.earlier]
+            changed = [replace(device, earlier=()) for device in found]
+            if changed:
+                new_rows = [row_of(device, enabled=device.disabled_reason != SWITCHED_OFF) for device in changed]
+                job = partial(rows.change, rows=new_rows, configs=[])
+
+                def apply(_: None) -> None:
+                    for device in changed:
+                        self._topics.put(device.device_id, device.topics)
+                    self._install_all(changed)
+
+                await self._commit(job, apply)
 
     async def note(self, notes: Mapping[str, DeviceNote]) -> None:
         """Store what devices showed of themselves; a login ends the generations before the one it used.
@@ -197,41 +235,38 @@ class DeviceRegistry:
         are passed over.
         """
         async with self._changing:
-            changes = [new for device_id, note in notes.items() if (new := self._noted(device_id, note))]
+            now_ms = self._database.clock.now_ms()
+            changes = []
+            for device_id, note in notes.items():
+                device = self._by_id.get(device_id)
+                if device is not None and (new := noted(device, note, now_ms=now_ms)) != device:
+                    changes.append(new)
             if changes:
-                values = [
-                    (d.valid_from, d.login_generation, d.first_login_at_ms, d.firmware_version, d.hardware, d.device_id)
-                    for d in changes
-                ]
-                await self._commit(partial(rows.note, values=values), lambda _: self._install_all(changes))
+                job = partial(rows.note, rows=[row_of(device, enabled=device.enabled) for device in changes])
+                await self._commit(job, lambda _: self._install_all(changes))
 
-    def _noted(self, device_id: str, note: DeviceNote) -> Device | None:
-        device = self._by_id.get(device_id)
-        if device is None:
-            return None
-        new = replace(
-            device,
-            firmware_version=note.firmware_version or device.firmware_version,
-            hardware=note.hardware or device.hardware,
-        )
-        if note.generation is not None and device.accepts(note.generation):
-            new = replace(
-                new,
-                valid_from=note.generation,
-                login_generation=max(note.generation, device.login_generation),
-                first_login_at_ms=device.first_login_at_ms or self._database.clock.now_ms(),
-            )
-        return new if new != device else None
-
-    async def _commit(self, job: Callable[[sqlite3.Connection], T], apply: Callable[[T], None]) -> T:
-        """Run the job, then change the memory. Both happen also if the caller is cancelled meanwhile."""
+    async def _commit(
+        self,
+        job: Callable[[sqlite3.Connection], T],
+        apply: Callable[[T], None],
+        *,
+        undo: Callable[[], None] | None = None,
+    ) -> T:
+        """Run the job, then change the memory, or ``undo`` what was prepared for it. Both happen also if the caller is
+        cancelled meanwhile."""
         done = self._database.submit(job)
 
         def follow(future: asyncio.Future[T]) -> None:
             if not future.cancelled() and future.exception() is None:
                 apply(future.result())
+            elif undo is not None:
+                undo()
 
-        done.add_done_callback(follow)
+        if done.done():
+            # a store that is closed refuses at once: before the next caller's turn
+            follow(done)
+        else:
+            done.add_done_callback(follow)
         return await asyncio.shield(done)
 
     def _install(self, device: Device) -> None:
@@ -239,8 +274,9 @@ class DeviceRegistry:
         if before is not None and before.serial != device.serial:
             del self._by_serial[before.serial]
         self._by_id[device.device_id] = self._by_serial[device.serial] = device
-        for tell in self.changed:
-            tell(device)
+        if before is None or not _alike(before, device):
+            for tell in self.changed:
+                tell(device)
 
     def _install_all(self, devices: Iterable[Device]) -> None:
         for device in devices:
@@ -253,22 +289,11 @@ class DeviceRegistry:
         for tell in self.removed:
             tell(device)
 
+    def _forget_all(self, devices: Iterable[Device]) -> None:
+        for device in devices:
+            self._forget(device)
 
-def _device(
-    row: DeviceRow, config: DeviceConfig, topics: DeviceTopics, *, disabled_reason: str | None = None
-) -> Device:
-    return Device(
-        device_id=row.device_id,
-        serial=row.serial,
-        generation=row.generation,
-        valid_from=row.valid_from,
-        login_generation=row.login_generation,
-        enabled=disabled_reason is None,
-        config=config,
-        topics=topics,
-        firmware_version=row.firmware_version,
-        hardware=row.hardware,
-        paired_at_ms=row.paired_at_ms,
-        first_login_at_ms=row.first_login_at_ms,
-        disabled_reason=disabled_reason,
-    )
+
+def _alike(before: Device, device: Device) -> bool:
+    """Whether they differ in nothing but what the device was told, for which nobody waits."""
+    return before == replace(device, told=before.told, taken=before.taken)

@@ -30,6 +30,31 @@ def m002_api_keys(tables: Tables) -> None:
     tables.execute(_API_KEYS)
 
 
+@migrations()
+def m003_device_configurations(tables: Tables) -> None:
+    """What each device was told and has taken, its earlier topics, rotations; changes that wait for their device."""
+    for column in (
+        "paired_generation INTEGER NOT NULL DEFAULT 0",
+        "secret_version INTEGER NOT NULL DEFAULT 0",
+        "told TEXT",
+        "taken TEXT",
+        "topics TEXT",
+        "earlier TEXT",
+    ):
+        tables.execute(f"ALTER TABLE devices ADD COLUMN {column}")
+    tables.execute("UPDATE devices SET paired_generation = generation")
+    tables.execute(
+        """
+        CREATE TABLE changes_aside (              -- changes from Odoo that cannot be applied yet, one for a device id
+            device_id TEXT PRIMARY KEY,
+            change TEXT NOT NULL,                 -- DeviceChange as JSON
+            reason TEXT,                          -- why it was refused; NULL: no such device is paired here
+            at_ms INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))

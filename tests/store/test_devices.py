@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from json import dumps
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from appliance.contract.odoo import DeviceConfig
 from appliance.contract.topics import TopicTemplates
-from appliance.errors import StoreUnavailableError, TopicsRefusedError, UnknownDeviceError
+from appliance.errors import OtherDeviceError, StoreUnavailableError, TopicsRefusedError, UnknownDeviceError
 from appliance.store.database import Database
+from appliance.store.device import EARLIER_TOPICS_KEPT
 from appliance.store.device_rows import PAIRINGS_KEPT, VALID_GENERATIONS, Claim
-from appliance.store.devices import Device, DeviceNote, DeviceRegistry
+from appliance.store.devices import Device, DeviceNote, DeviceRegistry, DeviceUpdate, Told
 
 
 def claim(
@@ -80,9 +83,13 @@ async def test_what_the_registry_knows_is_what_a_restart_reads(database: Databas
 
 
 async def test_more_devices_than_one_page_are_loaded(database: Database, registry: DeviceRegistry) -> None:
-    row = "VALUES (?, ?, 1, 1, 0, 1, ?, NULL, NULL, 0, NULL)"
+    row = "(device_id, serial, config, generation, valid_from, login_generation, enabled, paired_at_ms)"
     values = [(f"d{n}", f"s{n}", f'{{"device_id": "d{n}"}}') for n in range(1203)]
-    await database.run(lambda connection: connection.executemany(f"INSERT INTO devices {row}", values) and None)
+    await database.run(
+        lambda connection: (
+            connection.executemany(f"INSERT INTO devices {row} VALUES (?, ?, ?, 1, 1, 0, 1, 0)", values) and None
+        )
+    )
     again = await load(database)
     assert len(again) == 1203
 
@@ -196,6 +203,10 @@ async def test_topics_are_free_again_when_their_device_has_left_them(registry: D
     with pytest.raises(TopicsRefusedError):
         await registry.pair(_thief())
     await registry.pair(claim("a", "SN-1", token=b"t2"))
+    # the answer may get lost, so the device may still be on its old topics
+    with pytest.raises(TopicsRefusedError):
+        await registry.pair(_thief())
+    await registry.end_earlier(["a"])
     await registry.pair(_thief())
     assert known(registry, "t").topics.command == "line/a/t"
 
@@ -271,3 +282,268 @@ async def test_notes_of_unknown_devices_and_of_ended_generations_are_passed_over
 async def test_switching_an_unknown_device_is_an_error(registry: DeviceRegistry) -> None:
     with pytest.raises(UnknownDeviceError):
         await registry.set_enabled("nobody", False)
+
+
+# --- changes without pairing ---------------------------------------------------------------------------------
+
+
+def config(device_id: str = "press-07", **values: object) -> DeviceConfig:
+    return DeviceConfig.model_validate({"device_id": device_id, **values})
+
+
+def told(version: int = 1, generation: int = 1) -> Told:
+    return Told(version, generation, b"d" * 16)
+
+
+async def change(registry: DeviceRegistry, device_id: str = "press-07", **values: Any) -> Device:
+    return await registry.update(DeviceUpdate(device_id=device_id, **values))
+
+
+async def test_a_changed_configuration_is_on_disk_before_anybody_is_told(
+    database: Database, registry: DeviceRegistry, tmp_path: Path
+) -> None:
+    await registry.pair(claim())
+    seen: list[tuple[int, str]] = []
+
+    def look(device: Device) -> None:
+        with sqlite3.connect(tmp_path / "appliance.db") as other:
+            [(text,)] = other.execute("SELECT config FROM devices").fetchall()
+        other.close()
+        seen.append((device.config_version, text))
+
+    registry.changed.append(look)
+    await change(registry, config=config(config_version=2, settings={"telemetry_interval_s": 5}))
+    assert [(version, '"telemetry_interval_s":5' in text) for version, text in seen] == [(2, True)]
+    assert (await load(database)).get("press-07") == known(registry, "press-07")
+
+
+async def test_the_same_change_again_writes_nothing(registry: DeviceRegistry) -> None:
+    await registry.pair(claim())
+    changed: list[Device] = []
+    registry.changed.append(changed.append)
+    for _ in range(3):
+        await change(registry, config=config(config_version=2), enabled=True, secret_version=1)
+    assert [(device.config_version, device.generation) for device in changed] == [(2, 2)]
+
+
+async def test_topics_of_another_device_are_refused_and_the_rest_of_the_change_is_carried_out(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim("a", "SN-1"))
+    await registry.pair(claim("data", "SN-2", config_version=3))
+    stolen = config("data", config_version=4, topics={"telemetry": "telemetry/a/{device}"})
+    with pytest.raises(TopicsRefusedError, match="belongs to device a"):
+        await change(registry, "data", config=stolen, enabled=False, secret_version=1)
+    device = known(registry, "data")
+    assert (device.config_version, device.topics.telemetry) == (3, "telemetry/data/data")
+    assert (device.enabled, device.generation) == (False, 2)
+    assert (await load(database)).get("data") == device
+
+
+async def test_of_two_updates_that_want_the_same_topic_at_once_the_first_gets_it(registry: DeviceRegistry) -> None:
+    await registry.pair(claim("a", "SN-1"))
+    await registry.pair(claim("b", "SN-2"))
+    wanted = [
+        DeviceUpdate(device_id="a", config=config("a", topics={"telemetry": "x/{device}/b"})),
+        DeviceUpdate(device_id="b", config=config("b", topics={"telemetry": "x/a/{device}"})),
+    ]
+    refused = await registry.update_many(wanted)
+    assert {name: str(error) for name, error in refused.items()} == {
+        "b": "its topics cannot be used: x/a/b belongs to device a"
+    }
+    assert (known(registry, "a").topics.telemetry, known(registry, "b").topics.telemetry) == (
+        "x/a/b",
+        "telemetry/b/data",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"config": config("other")}, "that of other"),
+        ({"config": config(config_version=2), "serial": "SN-9"}, "serial number SN-9, here SN-1"),
+    ],
+)
+async def test_a_configuration_of_another_device_is_refused(
+    registry: DeviceRegistry, values: dict[str, Any], complaint: str
+) -> None:
+    await registry.pair(claim())
+    with pytest.raises(OtherDeviceError, match=complaint):
+        await change(registry, **values)
+    assert known(registry, "press-07").config_version == 1
+
+
+async def test_a_change_of_a_device_that_is_not_paired_here_is_an_error(registry: DeviceRegistry) -> None:
+    with pytest.raises(UnknownDeviceError):
+        await change(registry, enabled=True)
+
+
+async def test_a_change_that_cannot_be_stored_leaves_the_names_it_wanted_free(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path)
+    registry = await load(database)
+    await registry.pair(claim("a", "SN-1"))
+    before = known(registry, "a")
+    await database.close()
+    with pytest.raises(StoreUnavailableError):
+        await change(registry, "a", config=config("a", topics={"telemetry": "x/{device}/b"}))
+    assert known(registry, "a") is before
+    assert registry._topics.conflict("b", TopicTemplates(telemetry="x/a/{device}").expand("b", "SN-2")) is None
+    other = TopicTemplates(command="telemetry/a/{device}").expand("data", "SN-2")
+    assert "belongs to device a" in str(registry._topics.conflict("data", other))
+
+
+async def test_a_device_whose_topics_collided_is_mended_by_a_change(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim("a", "SN-1"))
+    await registry.pair(claim("b", "SN-2", topics={"telemetry": "plant/{device}/x"}))
+    again = await load(database, TopicTemplates(command="plant/{device}/x"))
+    assert not known(again, "b").enabled
+    device = await change(again, "b", config=config("b", config_version=2))
+    assert (device.enabled, device.disabled_reason, device.topics.command) == (True, None, "plant/b/x")
+    assert (await load(database, TopicTemplates(command="plant/{device}/x"))).get("b") == device
+
+
+# --- rotation ------------------------------------------------------------------------------------------------
+
+
+async def test_a_wish_for_a_new_secret_counts_the_generation_up_once(registry: DeviceRegistry) -> None:
+    await registry.pair(claim(secret_version=3))
+    await registry.note({"press-07": DeviceNote(generation=1)})
+    assert (await change(registry, secret_version=3)).generation == 1, "the pairing has fulfilled it"
+    assert (await change(registry, secret_version=4)).generation == 2
+    assert (await change(registry, secret_version=4)).generation == 2
+    assert (await change(registry, secret_version=2)).secret_version == 4
+    device = known(registry, "press-07")
+    assert [device.accepts(generation) for generation in (1, 2)] == [True, True]
+    await registry.note({"press-07": DeviceNote(generation=2)})
+    assert not known(registry, "press-07").accepts(1)
+
+
+async def test_rotating_a_device_that_is_away_makes_one_secret_and_never_locks_it_out(registry: DeviceRegistry) -> None:
+    await registry.pair(claim())
+    await registry.note({"press-07": DeviceNote(generation=1)})
+    for _ in range(20):
+        await change(registry, rotate=True)
+    device = known(registry, "press-07")
+    assert (device.generation, device.accepts(1)) == (2, True)
+
+
+async def test_rotating_a_device_that_never_takes_the_new_secret_does_not_lock_it_out_either(
+    registry: DeviceRegistry,
+) -> None:
+    await registry.pair(claim())
+    await registry.note({"press-07": DeviceNote(generation=1)})
+    for _ in range(3 * VALID_GENERATIONS):
+        device = await change(registry, rotate=True)
+        await registry.note({"press-07": DeviceNote(told=told(generation=device.generation))})
+    device = known(registry, "press-07")
+    assert (device.generation, device.accepts(1)) == (VALID_GENERATIONS, True)
+
+
+async def test_a_secret_that_was_told_is_not_given_out_for_the_next_wish(registry: DeviceRegistry) -> None:
+    await registry.pair(claim())
+    assert (await change(registry, rotate=True)).generation == 2
+    await registry.note({"press-07": DeviceNote(told=told(generation=2))})
+    assert (await change(registry, rotate=True)).generation == 3
+
+
+# --- removal -------------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_device_is_gone_for_good_and_its_secrets_and_token_never_work_again(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    removed: list[str] = []
+    registry.removed.append(lambda device: removed.append(device.device_id))
+    await registry.pair(claim())
+    await change(registry, rotate=True)
+    assert await registry.remove(["press-07", "nobody", "press-07"]) == ["press-07"]
+    assert (removed, registry.get("press-07"), registry.by_serial("SN-1")) == (["press-07"], None, None)
+    assert await registry.remove(["press-07"]) == []
+    assert len(await load(database)) == 0
+    assert await registry.find_pairing("SN-1", b"t1") is not None
+    await registry.pair(claim(token=b"t2"))
+    device = known(registry, "press-07")
+    assert (device.generation, device.previous_valid) == (3, False)
+
+
+# --- earlier topics ------------------------------------------------------------------------------------------
+
+
+def telemetry_of(device: Device) -> list[str]:
+    return [each.telemetry for each in device.earlier]
+
+
+async def test_earlier_topics_stay_the_devices_own_until_they_are_ended(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim("a", "SN-1", topics={"telemetry": "old/{device}"}))
+    await registry.pair(claim("b", "SN-2"))
+    device = await change(registry, "a", config=config("a", config_version=2, topics={"telemetry": "new/{device}"}))
+    assert (device.topics.telemetry, telemetry_of(device)) == ("new/a", ["old/a"])
+    for there in (registry, await load(database)):
+        assert there.get("a") == device
+        with pytest.raises(TopicsRefusedError, match="old/a belongs to device a"):
+            await change(there, "b", config=config("b", topics={"config_request": "old/a"}))
+    await registry.end_earlier(["a", "b", "nobody"])
+    assert known(registry, "a").earlier == ()
+    assert (await load(database)).get("a") == known(registry, "a")
+    await change(registry, "b", config=config("b", topics={"config_request": "old/a"}))
+
+
+async def test_of_many_changes_the_topics_that_a_device_is_known_to_have_and_the_newest_are_kept(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim(topics={"telemetry": "t0/{device}"}))
+    await registry.note({"press-07": DeviceNote(told=told(), taken=told())})
+    for number in range(1, 6):
+        await change(registry, config=config(config_version=number + 1, topics={"telemetry": f"t{number}/{{device}}"}))
+    assert telemetry_of(known(registry, "press-07")) == ["t0/press-07", "t3/press-07", "t4/press-07"]
+    await registry.note({"press-07": DeviceNote(taken=told(6))})
+    device = await change(registry, config=config(config_version=7, topics={"telemetry": "t6/{device}"}))
+    assert telemetry_of(device)[0] == "t5/press-07"
+    assert len(device.earlier) == EARLIER_TOPICS_KEPT
+    # back to what it had: nothing is listed twice
+    device = await change(registry, config=config(config_version=8, topics={"telemetry": "t5/{device}"}))
+    assert "t5/press-07" not in telemetry_of(device)
+    assert set(telemetry_of((await load(database)).get("press-07") or device)) == set(telemetry_of(device))
+
+
+async def test_topics_that_the_settings_change_leave_the_former_ones_usable(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim())
+    again = await load(database, TopicTemplates(telemetry="plant/{device}/t"))
+    device = known(again, "press-07")
+    assert (device.topics.telemetry, telemetry_of(device)) == ("plant/press-07/t", ["telemetry/press-07/data"])
+    # and after another restart, and another change of the settings
+    assert (await load(database, TopicTemplates(telemetry="plant/{device}/t"))).get("press-07") == device
+    back = known(await load(database), "press-07")
+    assert (back.topics.telemetry, back.earlier) == ("telemetry/press-07/data", ())
+
+
+async def test_an_earlier_topic_gives_way_to_another_devices_present_one_at_the_start(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim("a", "SN-1"))
+    await registry.pair(claim("data", "SN-2", topics={"command": "z/{device}"}))
+    # with these settings the second one's commands have the name that the first one's readings had
+    new = TopicTemplates(telemetry="plant/{device}/t")
+    row = {"device_id": "data", "topics": {"command": "telemetry/a/{device}"}}
+    await database.run(lambda c: c.execute("UPDATE devices SET config = ? WHERE device_id = 'data'", (dumps(row),)))
+    again = await load(database, new)
+    assert known(again, "a").earlier == ()
+    assert known(again, "data").topics.command == "telemetry/a/data"
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", '[{"telemetry": "x"}]', "7", "null", '["a", "b", "c", "d"]'])
+async def test_a_record_of_what_was_told_that_cannot_be_read_costs_the_device_nothing_else(
+    database: Database, registry: DeviceRegistry, damage: str
+) -> None:
+    await registry.pair(claim())
+    await database.run(
+        lambda c: c.execute("UPDATE devices SET told = ?1, taken = ?1, topics = ?1, earlier = ?1", (damage,))
+    )
+    device = known(await load(database), "press-07")
+    assert (device.enabled, device.told, device.taken, device.earlier) == (True, None, None, ())
