@@ -172,10 +172,12 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
     # --- what a device may do --------------------------------------------------------------------------------
 
     def routes(self, device: Device) -> dict[bytes, Route]:
-        """The topics this device may publish to, as they stand in the packet."""
-        topics, to = device.topics, self.rights.interceptors
+        """The topics this device may publish to, as they stand in the packet; those it had before among them."""
+        to = self.rights.interceptors
         return {
             topic.encode(): Route(topic, accept, visible=topic == topics.telemetry)
+            # the present ones last: where a name has changed its meaning, theirs counts
+            for topics in (*device.earlier, device.topics)
             for topic, accept in (
                 (topics.telemetry, to.telemetry),
                 (topics.command_response, to.command_response),
@@ -205,8 +207,9 @@ class InterceptPlugin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no t
         """Filters for the telemetry of all devices, few where they share templates; worked out when they change."""
         if self._telemetry_filters is None:
             self._telemetry_filters = frozenset(
-                "/".join("+" if level == device.device_id else level for level in device.topics.telemetry.split("/"))
+                "/".join("+" if level == device.device_id else level for level in topics.telemetry.split("/"))
                 for device in self.rights.registry.all()
+                for topics in (device.topics, *device.earlier)
             ) | {self.rights.templates.telemetry.replace(PLACEHOLDER, "+")}
         return self._telemetry_filters
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from appliance.broker import frames
 from appliance.broker.frames import ProtocolError
 from appliance.broker.plugin import DeviceLogin, Route
-from appliance.contract.topics import filter_matches, is_topic_name
+from appliance.broker.reach import Reach
+from appliance.contract.topics import is_topic_name
 
 if TYPE_CHECKING:
     from appliance.broker.connection import Connection
@@ -27,9 +28,6 @@ MOST_UNACKED_BYTES = 64 * 1024
 MOST_IN_FLIGHT = 20
 MOST_QOS2_OPEN = 100
 MOST_SUBSCRIPTIONS = 32
-
-RECEIVED = ("command", "ota_notify", "config_response")
-"""The topics to a device, in the order in which it is told that it can be reached on them."""
 
 _EMPTY = {frames.PINGREQ, frames.DISCONNECT}
 _FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
@@ -126,7 +124,7 @@ class NativeSession(Session):
 
     def renew(self, login: DeviceLogin) -> None:
         """Take over the device's topics, also when they change while it is connected."""
-        self._topics = login.device.topics
+        self._reach = Reach(login.device.topics, login.device.earlier)
         self._routes = self._listener.routes(login.device)
 
     # --- from the device -------------------------------------------------------------------------------------
@@ -289,7 +287,7 @@ class NativeSession(Session):
         codes = []
         for topic_filter, qos in filters:
             full = len(subscriptions) >= MOST_SUBSCRIPTIONS and topic_filter not in subscriptions
-            if full or not self._listener.granted(topic_filter, self._topics.receivable()):
+            if full or not self._listener.granted(topic_filter, self._reach.receivable()):
                 codes.append(frames.REFUSED_FILTER)
                 continue
             subscriptions[topic_filter] = min(qos, 1)
@@ -299,26 +297,20 @@ class NativeSession(Session):
 
     def announce(self) -> None:
         """Tell the services that what waits for this device can go out, on each topic that it has subscribed to."""
-        for name in RECEIVED:
-            if self._granted_qos(getattr(self._topics, name)) is not None:
-                self._listener.ready(self.device_id, name)
+        for name in self._reach.names(self._state.subscriptions):
+            self._listener.ready(self.device_id, name)
 
     def writable(self) -> None:
         """See :class:`Session`: what could not be sent meanwhile can be now."""
         self._read_on()
         self.announce()
 
-    def _granted_qos(self, topic: str) -> int | None:
-        return max(
-            (qos for each, qos in self._state.subscriptions.items() if filter_matches(each, topic)), default=None
-        )
-
     def send(self, topic: str, payload: bytes, *, redelivery: bool, on_ack: Callable[[], None]) -> bool:
         """Write a PUBLISH; ``on_ack`` is called on PUBACK, or at once where the device subscribed with QoS 0.
 
         A redelivery in a session that persisted keeps its packet id and carries DUP (§4.4).
         """
-        qos = self._granted_qos(topic)
+        topic, qos = self._reach.where(topic, self._state.subscriptions)
         if qos is None or self.connection.writing_paused:
             return False
         if not qos:

@@ -9,6 +9,8 @@ import pytest
 
 from appliance.broker import frames
 from appliance.broker.listener import Limits
+from appliance.contract.odoo import DeviceConfig
+from appliance.store.devices import DeviceUpdate
 from tests.broker.rig import Rig, connect, packet, puback, running, subscribe, text
 
 TOPIC = "telemetry/press-07/data"
@@ -293,3 +295,87 @@ async def test_a_malformed_packet_ends_this_connection_and_no_other(rig: Rig, na
     assert (rig.presence.status("press-07").reason or "").startswith("protocol error: ")
     assert await other.silent()
     assert rig.buffer.backlog().waiting == 0
+
+
+# --- topics that change while the device is connected ----------------------------------------------------------
+
+OLD = {"telemetry": "old/{device}/t", "command": "old/{device}/c", "config_response": "old/{device}/cfg"}
+NEW = {"telemetry": "new/{device}/t", "command": "new/{device}/c", "config_response": "new/{device}/cfg"}
+
+
+async def change(rig: Rig, topics: dict[str, str]) -> None:
+    config = DeviceConfig(device_id="press-07", config_version=2, topics=topics)
+    await rig.registry.update(DeviceUpdate(device_id="press-07", config=config))
+
+
+def deliver(rig: Rig, topic: str) -> bool:
+    return rig.broker.listener.deliver("press-07", topic, b"{}", redelivery=False, on_ack=lambda: None)
+
+
+async def test_a_connected_device_goes_on_with_the_topics_it_had_until_these_are_ended(rig: Rig) -> None:
+    client = await rig.login("press-07", topics=OLD)
+    client.send(subscribe(1, "old/press-07/c", "old/SN-press-07/cfg"))
+    await client.packet()
+    await change(rig, NEW)
+    client.send(frames.publish("old/press-07/t", b'{"n": 1}', qos=1, packet_id=2))
+    assert await client.packet() == (frames.PUBACK, b"\x00\x02")
+    client.send(frames.publish("new/press-07/t", b'{"n": 2}', qos=1, packet_id=3))
+    assert await client.packet() == (frames.PUBACK, b"\x00\x03")
+    assert [message.payload for message in (await rig.buffer.take()).messages] == [b'{"n": 1}', b'{"n": 2}']
+    for name, former in (("new/press-07/c", "old/press-07/c"), ("new/SN-press-07/cfg", "old/SN-press-07/cfg")):
+        assert deliver(rig, name)
+        assert text(former) in (await client.packet())[1]
+    # once it has the new ones it is reached there
+    client.send(subscribe(4, "new/press-07/c"))
+    assert await client.packet() == (frames.SUBACK, b"\x00\x04\x01")
+    assert deliver(rig, "new/press-07/c")
+    assert text("new/press-07/c") in (await client.packet())[1]
+    await rig.registry.end_earlier(["press-07"])
+    client.send(frames.publish("old/press-07/t", b'{"n": 3}', qos=1, packet_id=5))
+    assert await client.packet() == (frames.PUBACK, b"\x00\x05")
+    assert len((await rig.buffer.take()).messages) == 2
+    assert not deliver(rig, "new/SN-press-07/cfg")
+    client.send(subscribe(6, "old/press-07/c"))
+    assert await client.packet() == (frames.SUBACK, b"\x00\x06\x80")
+
+
+async def test_a_device_that_was_away_when_its_topics_changed_logs_in_with_those_it_had(rig: Rig) -> None:
+    await rig.pair("press-07", topics=OLD)
+    await change(rig, NEW)
+    client = await rig.login("press-07")
+    client.send(subscribe(1, "old/press-07/c", "old/SN-press-07/cfg", "old/press-08/c"))
+    assert await client.packet() == (frames.SUBACK, b"\x00\x01\x01\x01\x80")
+    assert rig.ready == ["press-07"]
+    client.send(frames.publish("old/press-07/t", b"{}", qos=1, packet_id=2))
+    await client.packet()
+    assert len((await rig.buffer.take()).messages) == 1
+
+
+async def test_a_wildcard_is_served_on_the_new_topic_and_an_exact_name_on_its_own(rig: Rig) -> None:
+    client = await rig.login("press-07", topics=OLD)
+    client.send(subscribe(1, "+/press-07/c"))
+    await client.packet()
+    await change(rig, NEW)
+    assert deliver(rig, "new/press-07/c")
+    assert text("new/press-07/c") in (await client.packet())[1]
+    client.send(subscribe(2, "old/press-07/c"))
+    await client.packet()
+    assert deliver(rig, "new/press-07/c")
+    assert text("old/press-07/c") in (await client.packet())[1]
+
+
+async def test_a_name_that_means_something_else_now_means_what_it_means_now(rig: Rig) -> None:
+    client = await rig.login("press-07", topics={"telemetry": "x/{device}"})
+    await change(rig, {"command_response": "x/{device}"})
+    client.send(frames.publish("x/press-07", b"{}", qos=1, packet_id=1))
+    await client.packet()
+    assert rig.intercepted == [("command_response", "press-07", b"{}")]
+
+
+async def test_viewers_see_readings_on_the_topics_that_a_device_had(rig: Rig) -> None:
+    await rig.pair("press-07", topics=OLD)
+    await change(rig, NEW)
+    plugin = rig.broker.plugin
+    assert plugin.viewer_may_receive("old/press-07/t")
+    assert plugin.viewer_may_receive("new/press-07/t")
+    assert not plugin.viewer_may_receive("old/press-07/c")
