@@ -14,11 +14,17 @@ from appliance.contract.times import Clock
 from firmware_sim.standin.commands import Commands
 from firmware_sim.standin.contract_routes import ContractRoutes
 from firmware_sim.standin.control_routes import ControlRoutes
+from firmware_sim.standin.device_feed import DeviceFeed
+from firmware_sim.standin.enrolment import Enrolment
 from firmware_sim.standin.faults import Faults
+from firmware_sim.standin.gateway_routes import GatewayRoutes
+from firmware_sim.standin.gateways import Gateways
 from firmware_sim.standin.inbox import Inbox
 from firmware_sim.standin.interference import Interference
+from firmware_sim.standin.pending import PendingWork
 from firmware_sim.standin.registry import Registry
 from firmware_sim.standin.server import listen, serve
+from firmware_sim.standin.snapshots import Snapshots
 from firmware_sim.standin.state import State
 
 
@@ -31,7 +37,14 @@ class StandIn:
         self.registry = Registry(state=self.state, clock=clock)
         self.inbox = Inbox(state=self.state, faults=self.faults)
         self.commands = Commands(state=self.state, clock=clock)
-        contract = ContractRoutes(registry=self.registry, inbox=self.inbox, faults=self.faults, api_key=api_key)
+        self.snapshots = Snapshots(state=self.state)
+        self.feed = feed = DeviceFeed(state=self.state)
+        work = PendingWork(state=self.state, clock=clock)
+        gateways = Gateways(state=self.state, feed=feed, work=work, clock=clock)
+        enrolment = Enrolment(state=self.state, api_key=api_key, clock=clock)
+        contract = ContractRoutes(
+            registry=self.registry, inbox=self.inbox, faults=self.faults, gateways=gateways, enrolment=enrolment
+        )
         control = ControlRoutes(
             state=self.state,
             registry=self.registry,
@@ -40,13 +53,23 @@ class StandIn:
             commands=self.commands,
             requests=contract.requests,
         )
-        self.routes = [*contract.routes(), *control.routes()]
+        gateway = GatewayRoutes(
+            gateways=gateways,
+            enrolment=enrolment,
+            feed=feed,
+            work=work,
+            snapshots=self.snapshots,
+            commands=self.commands,
+            contract=contract,
+        )
+        self.routes = [*contract.routes(), *gateway.routes(), *control.routes()]
         self.app = Interference(Starlette(routes=self.routes), self.faults)
         """The ASGI application: ``/iiot/…``, with the failures that were asked for, and ``/sim/…``."""
 
     async def close(self) -> None:
         """Let go of connections and file."""
         await self.commands.close()
+        self.snapshots.close()
         self.state.close()
 
 

@@ -67,11 +67,37 @@ def encode_message(message: StoredMessage, lane: Literal["live", "backlog"]) -> 
     return head.encode() + message.payload + b"}"
 
 
-def encode_batch(*, gateway: str, epoch: str, floor: int, settled: int, messages: Sequence[bytes]) -> bytes:
-    """The body of ``POST /iiot/webhook``; ``messages`` come from :func:`encode_message`."""
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a batch, beside the gateway: ``start`` of the last ``sync``, and the database it is meant for.
+
+    With them Odoo keeps out batches of a copy that was fenced, and a copy of Odoo what is not meant for it.
+    """
+
+    start: str
+    database_uuid: str
+
+
+def encode_batch(
+    *,
+    gateway: str,
+    epoch: str,
+    floor: int,
+    settled: int,
+    messages: Sequence[bytes],
+    stored: int | None = None,
+    sender: Sender | None = None,
+) -> bytes:
+    """The body of ``POST /iiot/webhook``; ``messages`` come from :func:`encode_message`.
+
+    ``settled`` and ``stored`` are the highest ``seq`` and the number of messages that Odoo has confirmed: one that
+    knows less was restored from a backup, and must answer 409 ``behind`` before it moves its floor.
+    """
+    named = f'"start":"{sender.start}","database_uuid":"{sender.database_uuid}",' if sender else ""
+    counted = f'"stored":{stored},' if stored is not None else ""
     head = (
-        f'{{"contract":{CONTRACT_VERSION},"gateway":"{gateway}","epoch":"{epoch}",'
-        f'"floor":{floor},"settled":{settled},"messages":['
+        f'{{"contract":{CONTRACT_VERSION},"gateway":"{gateway}",{named}"epoch":"{epoch}",'
+        f'"floor":{floor},"settled":{settled},{counted}"messages":['
     )
     return head.encode() + b",".join(messages) + b"]}"
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from appliance.contract.command import CommandId
 from appliance.contract.device import DeviceId, Serial
 from appliance.contract.odoo import DeviceConfig, OdooBody, without_unset
 
@@ -13,7 +14,20 @@ SYNC_PATH = "/iiot/gateway/sync"
 ENROLL_PATH = "/iiot/gateway/enroll"
 MOST_WORK = 500
 """Items of a kind in one answer to ``sync``; what is more comes with the next (``more``)."""
+MOST_ANSWER_BYTES = 2 << 20
+"""The longest answer to ``sync``."""
+MOST_EPOCHS = 16
+MOST_STARTS = 64
+"""Starts of an epoch that Odoo tells of: the newest ones."""
+WRONG_DATABASE = "wrong_database"
+"""Code of the 409 to ``sync`` and webhook: the appliance is bound to another database."""
+FENCED = "fenced"
+"""Code of the 409 to ``sync`` and webhook: another copy of this appliance has taken its place."""
 
+MOST_COUNT = 2**62
+Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
+DatabaseUuid = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+"""As Odoo writes it; it goes back in every batch."""
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")]
 
 
@@ -71,10 +85,13 @@ class SyncRequest(Report):
     """The appliance's wall clock, RFC 3339."""
     uptime_s: float
     start: Uuid
-    """Of this start of the process. Odoo keeps the last one it saw for the epoch: it tells a copy from its original."""
+    """Of this start of the process. Odoo keeps those it saw for each epoch: they tell a copy from its original."""
+    start_seq: Annotated[int, Field(ge=1)] = 1
+    """The first message that nobody has sent before this start: that of the earliest start of which no ``sync`` was
+    answered. It stays the same until the process ends."""
     database_uuid: str | None = None
     """The database this appliance is bound to; ``None`` before its first answer."""
-    epochs: Annotated[list[EpochReport], Field(min_length=1, max_length=16)]
+    epochs: Annotated[list[EpochReport], Field(min_length=1, max_length=MOST_EPOCHS)]
     """The present one first, then earlier ones of which messages are kept."""
     cursor: str | None = None
     """Up to where Odoo's changes of devices are known here, as Odoo wrote it."""
@@ -89,24 +106,33 @@ class SyncRequest(Report):
     ca_fingerprint: str | None = None
 
 
+class KnownStart(OdooBody):
+    """A start of an appliance that Odoo has answered a ``sync`` of."""
+
+    start: Annotated[str, Field(max_length=64)]
+    start_seq: Annotated[int, Field(ge=1, le=MOST_COUNT)] = 1
+
+
 class KnownEpoch(OdooBody):
     """What Odoo knows of one epoch; left out of the answer where it has never heard of it."""
 
-    epoch: str
-    highest_seq: int = 0
+    epoch: Annotated[str, Field(max_length=64)]
+    highest_seq: Count = 0
     """The highest ``seq`` with a receipt, ever."""
-    floor: int = 0
+    floor: Count = 0
     """Below this, Odoo answers ``duplicate``."""
-    stored: int | None = None
+    stored: Count | None = None
     """How many messages it has stored; fewer than it once confirmed means that it was restored from a backup."""
-    last_start: str | None = None
+    last_start: Annotated[str, Field(max_length=64)] | None = None
     """``start`` of the last sync before this one; one that the appliance never had means that a copy of it ran."""
+    starts: list[KnownStart] = Field(default_factory=list)
+    """The newest starts before this sync, oldest first, ``last_start`` included: where a copy went its own way."""
 
 
 class PendingCommand(OdooBody):
     """A command that Odoo could not push. Fields as in ``POST /api/v1/command/send``; seconds count from now."""
 
-    command_id: str
+    command_id: CommandId
     device_id: DeviceId
     action: str
     params: dict[str, Any] = Field(default_factory=dict)
@@ -123,7 +149,7 @@ class PendingCommand(OdooBody):
 class PendingUpdate(OdooBody):
     """A firmware update that Odoo could not push. Fields as in ``POST /api/v1/ota/send``."""
 
-    update_id: str
+    update_id: Annotated[str, Field(min_length=1, max_length=64)]
     device_id: DeviceId
     action: Literal["start_update", "cancel_update", "rollback"]
     params: dict[str, Any] = Field(default_factory=dict)
@@ -135,7 +161,7 @@ class DeviceChange(OdooBody):
     device_id: DeviceId
     serial: Serial | None = None
     enabled: bool = True
-    secret_version: int = 0
+    secret_version: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     """Counts up with each wish for a new secret; higher than the last one applied means: rotate now."""
     config: DeviceConfig | None = None
     """The whole configuration; left out where it has not changed."""
@@ -151,17 +177,17 @@ class BatchLimits(OdooBody):
 class SyncAnswer(OdooBody):
     """What the appliance has to do. Everything in it may come again until a report shows that it was done."""
 
-    database_uuid: Annotated[str, Field(min_length=1, max_length=64)]
+    database_uuid: DatabaseUuid
     time: str | None = None
     known: list[KnownEpoch] = Field(default_factory=list)
     commands: list[PendingCommand] = Field(default_factory=list)
     """In the order in which they are to be delivered. Taken when a ``command_state`` message says so."""
-    cancel_commands: list[str] = Field(default_factory=list)
+    cancel_commands: list[CommandId] = Field(default_factory=list)
     updates: list[PendingUpdate] = Field(default_factory=list)
     devices: list[DeviceChange] = Field(default_factory=list)
     revoked: list[DeviceId] = Field(default_factory=list)
     """Devices that lost their pairing: their secrets end at once."""
-    cursor: str | None = None
+    cursor: Annotated[str, Field(max_length=200)] | None = None
     """To be sent with the next sync once ``devices`` and ``revoked`` are on disk."""
     more: bool = False
     """Whether there is more than fitted into this answer: sync again at once."""
@@ -188,5 +214,5 @@ class EnrollAnswer(OdooBody):
     """Told once: the key of ``ODOO_API_KEY``, and the database that the appliance is bound to."""
 
     api_key: Annotated[str, Field(min_length=16, max_length=512)] = Field(repr=False)
-    database_uuid: str
+    database_uuid: DatabaseUuid
     identity: str | None = Field(default=None, repr=False)

@@ -10,6 +10,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from appliance.contract.odoo import OdooProblem
+from appliance.contract.sync import FENCED, WRONG_DATABASE
 from appliance.errors import OdooAlarmError, OdooError, OdooRefusedError, OdooTooLargeError, OdooUnavailableError
 from appliance.uplink.retry import bounded_wait_s, parse_retry_after
 
@@ -26,6 +27,8 @@ _ALARMS = {
     403: "Odoo refuses this appliance",
     404: "there is no such address at Odoo: check ODOO_BASE_URL and ODOO_DATABASE, and that the add-on is installed",
 }
+_STANDING = frozenset(("behind", WRONG_DATABASE, FENCED))
+"""Codes of 409: how appliance and Odoo stand to each other must be found out by a sync."""
 _DEVICE_ANSWERS = frozenset({400, 403, 404, 409, 410, 422})
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -53,7 +56,7 @@ class Answer:
         problem = _parse(OdooProblem, self.content)
         if self.status == 413:
             return OdooTooLargeError(f"Odoo refuses a body of {body_bytes} bytes (413)", certain=True)
-        if problem and (self.status in (400, 422) or (self.status, problem.code) == (409, "behind")):
+        if problem and (self.status in (400, 422) or (self.status == 409 and problem.code in _STANDING)):
             return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
         return self._error(problem)
 

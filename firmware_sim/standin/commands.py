@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from appliance.contract.times import Clock, rfc3339
+from firmware_sim.standin.pending import waiting_command
 from firmware_sim.standin.refusal import RefusalError
 from firmware_sim.standin.state import State
 
@@ -59,32 +60,45 @@ class Commands:
             await client.aclose()
 
     async def send(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """Send ``{"device_id", "action", …}``; the same ``command_id`` again is sent again, which must be harmless."""
+        """Send ``{"device_id", "action", …}``; the same ``command_id`` again is sent again, which must be harmless.
+
+        With ``"push": false`` it waits until an appliance fetches it, and so does one that could not be pushed.
+        """
         device, action = order.get("device_id"), order.get("action")
         if not isinstance(device, str) or not isinstance(action, str):
             raise RefusalError(422, "bad_request", "device_id and action must be texts")
-        if self._client is None:
-            raise RefusalError(409, "no_appliance", "PUT /sim/appliance first")
+        push = order.get("push", True)
+        if self._client is None and push:
+            raise RefusalError(409, "no_appliance", "PUT /sim/appliance first, or do not push")
         command_id = str(order.get("command_id") or uuid.uuid4())
-        with self._state.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO commands (command_id, device, action, params, created_at_ms, state, history) "
-                "VALUES (?, ?, ?, ?, ?, 'queued', '[]')",
-                (command_id, device, action, json.dumps(order.get("params", {})), self._clock.now_ms()),
-            )
         body = {"command_id": command_id, "device_id": device, "action": action}
         body |= {name: order[name] for name in PASSED_ON if name in order}
-        problem = await self._hand_over(self._client, body)
+        config = self._state.row("SELECT config FROM devices WHERE device_id = ?", device)
+        now_ms = self._clock.now_ms()
+        waiting = waiting_command(body, config=json.loads(config[0]) if config else {}, now_ms=now_ms)
+        with self._state.transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO commands "
+                "(command_id, device, action, params, created_at_ms, state, history, waiting) "
+                "VALUES (?, ?, ?, ?, ?, 'queued', '[]', ?)",
+                (command_id, device, action, json.dumps(order.get("params", {})), now_ms, None if push else waiting),
+            )
+        if self._client is not None and push:
+            problem, final = await self._hand_over(self._client, body)
+            self._note_push(command_id, problem, None if final else waiting)
+        return self.one(command_id)
+
+    def _note_push(self, command_id: str, problem: str | None, waiting: str | None) -> None:
         with self._state.transaction() as connection:
             connection.execute("UPDATE commands SET problem = ? WHERE command_id = ?", (problem, command_id))
             if problem is not None:
                 connection.execute(
-                    "UPDATE commands SET state = 'not_sent' WHERE command_id = ? AND state = 'queued'", (command_id,)
+                    "UPDATE commands SET state = 'not_sent', waiting = ? WHERE command_id = ? AND state = 'queued'",
+                    (waiting, command_id),
                 )
-        return self.one(command_id)
 
-    async def _hand_over(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> str | None:
-        """Why the appliance has not taken the command, or ``None``."""
+    async def _hand_over(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> tuple[str | None, bool]:
+        """Why the appliance has not taken the command, or ``None``; and whether it never will."""
         problem = None
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -95,11 +109,11 @@ class Commands:
                 problem = f"{type(error).__name__}: {error}"
                 continue
             if response.status_code == 202:
-                return None
+                return None, True
             problem = f"{response.status_code}: {response.text[:300]}"
             if response.status_code < 500 and response.status_code != 429:
-                break
-        return problem
+                return problem, True
+        return problem, False
 
     def one(self, command_id: str) -> dict[str, Any]:
         """A command with its history; ``RefusalError`` 404."""

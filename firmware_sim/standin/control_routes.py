@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from ipaddress import ip_address
 from typing import Any
 
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from firmware_sim.standin.bodies import json_object, local_only
 from firmware_sim.standin.commands import Commands
 from firmware_sim.standin.faults import Faults
 from firmware_sim.standin.inbox import Inbox
@@ -20,11 +19,10 @@ from firmware_sim.standin.registry import Registry
 from firmware_sim.standin.state import State
 
 EFFECTS_PER_READ = 2000
-MAX_BODY_BYTES = 1_000_000
 
 
 class ControlRoutes:
-    """Devices and tokens, what arrived, failures, commands."""
+    """New devices and tokens, what arrived, failures, commands."""
 
     def __init__(
         self,
@@ -50,7 +48,6 @@ class ControlRoutes:
             ("GET", "/sim/effects", self._effects),
             ("GET", "/sim/devices", self._list_devices),
             ("POST", "/sim/devices", self._create_devices),
-            ("PATCH", "/sim/devices/{device}", self._change_device),
             ("POST", "/sim/devices/{device}/tokens", self._add_token),
             ("PUT", "/sim/appliance", self._use_appliance),
             ("GET", "/sim/commands", self._list_commands),
@@ -60,7 +57,7 @@ class ControlRoutes:
             ("POST", "/sim/faults", self._add_fault),
             ("DELETE", "/sim/faults", self._clear_faults),
         ]
-        return [Route(path, _local(handle), methods=[method]) for method, path, handle in table]
+        return [Route(path, local_only(handle), methods=[method]) for method, path, handle in table]
 
     async def _overview(self, request: Request) -> Response:
         messages = self._state.rows("SELECT kind, sum(messages) FROM counts GROUP BY kind")
@@ -107,27 +104,20 @@ class ControlRoutes:
         return JSONResponse({"devices": self._registry.all()})
 
     async def _create_devices(self, request: Request) -> Response:
-        return JSONResponse({"devices": self._registry.create(await _object(request))}, 201)
-
-    async def _change_device(self, request: Request) -> Response:
-        enabled = (await _object(request)).get("enabled")
-        if not isinstance(enabled, bool):
-            raise RefusalError(422, "bad_request", "enabled must be true or false")
-        self._registry.enable(request.path_params["device"], enabled)
-        return Response(status_code=204)
+        return JSONResponse({"devices": self._registry.create(await json_object(request))}, 201)
 
     async def _add_token(self, request: Request) -> Response:
-        return JSONResponse(self._registry.add_token(request.path_params["device"], await _object(request)), 201)
+        return JSONResponse(self._registry.add_token(request.path_params["device"], await json_object(request)), 201)
 
     async def _use_appliance(self, request: Request) -> Response:
-        await self._commands.use_appliance(await _object(request))
+        await self._commands.use_appliance(await json_object(request))
         return Response(status_code=204)
 
     async def _list_commands(self, request: Request) -> Response:
         return JSONResponse({"commands": self._commands.newest(_number(request, "limit", 1000))})
 
     async def _send_command(self, request: Request) -> Response:
-        return JSONResponse(await self._commands.send(await _object(request)), 201)
+        return JSONResponse(await self._commands.send(await json_object(request)), 201)
 
     async def _one_command(self, request: Request) -> Response:
         return JSONResponse(self._commands.one(request.path_params["command"]))
@@ -136,7 +126,7 @@ class ControlRoutes:
         return JSONResponse({"faults": self._faults.in_force()})
 
     async def _add_fault(self, request: Request) -> Response:
-        return JSONResponse(self._faults.add(await _object(request)), 201)
+        return JSONResponse(self._faults.add(await json_object(request)), 201)
 
     async def _clear_faults(self, request: Request) -> Response:
         self._faults.clear(request.query_params.get("kind"))
@@ -152,33 +142,8 @@ def _line(row: tuple[Any, ...], with_payload: bool) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"
 
 
-def _local(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
-        try:
-            if request.client is not None and not ip_address(request.client.host).is_loopback:
-                raise RefusalError(403, "local_only", "the control routes answer to this machine only")
-            return await handle(request)
-        except RefusalError as refusal:
-            return refusal.response()
-
-    return endpoint
-
-
 def _number(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, str(default))
     if not text.isascii() or not text.isdecimal() or len(text) > 15:
         raise RefusalError(422, "bad_request", f"{name} must be a number")
     return int(text)
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    if len(body) > MAX_BODY_BYTES:
-        raise RefusalError(413, "too_large", f"at most {MAX_BODY_BYTES} bytes")
-    try:
-        value = from_json(body or b"{}", allow_inf_nan=False)
-    except ValueError:
-        raise RefusalError(400, "bad_request", "the body is not JSON") from None
-    if not isinstance(value, dict):
-        raise RefusalError(422, "bad_request", "the body must be an object")
-    return value

@@ -47,6 +47,7 @@ class Inbox:
             raise RefusalError(422, "bad_request", f"this side speaks contract {CONTRACT_VERSION}")
         gateway, epoch = _text(body, "gateway"), _text(body, "epoch")
         floor, settled = _count(body, "floor"), _count(body, "settled")
+        stored = _count(body, "stored") if "stored" in body else 0
         messages = body.get("messages")
         if not isinstance(messages, list) or len(messages) > MAX_BATCH:
             raise RefusalError(422, "bad_request", f"messages must be a list of at most {MAX_BATCH}")
@@ -54,7 +55,7 @@ class Inbox:
             if not isinstance(message, dict) or not _is_seq(message.get("seq")):
                 raise RefusalError(422, "bad_request", "every message needs a seq")
         with self._state.transaction() as connection:
-            results = self._accept(connection, gateway, epoch, floor, settled, messages)
+            results = self._accept(connection, gateway, epoch, floor, settled, stored, messages)
         self.answers.update(result["status"] for result in results)
         self._prune()
         return results
@@ -84,11 +85,15 @@ class Inbox:
         epoch: str,
         floor: int,
         settled: int,
+        told_stored: int,
         messages: list[dict[str, Any]],
     ) -> list[Result]:
-        row = self._state.row("SELECT floor, highest FROM epochs WHERE gateway = ? AND epoch = ?", gateway, epoch)
-        known_floor, highest = row or (0, 0)
-        if settled > highest:
+        row = self._state.row(
+            "SELECT floor, highest, stored FROM epochs WHERE gateway = ? AND epoch = ?", gateway, epoch
+        )
+        known_floor, highest, known_stored = row or (0, 0, 0)
+        # with two lanes the highest may have been there already when the backup was made, and others below it not
+        if settled > highest or told_stored > known_stored:
             raise RefusalError(
                 409, "behind", "this database knows less than you were told", highest=highest, floor=known_floor
             )
@@ -123,10 +128,12 @@ class Inbox:
             connection.execute(
                 "DELETE FROM receipts WHERE gateway = ? AND epoch = ? AND seq < ?", (gateway, epoch, floor)
             )
+        stored = sum(result["status"] == "stored" for result in results)
         connection.execute(
-            "INSERT INTO epochs VALUES (?, ?, ?, ?) ON CONFLICT (gateway, epoch) "
-            "DO UPDATE SET floor = excluded.floor, highest = excluded.highest",
-            (gateway, epoch, floor, highest),
+            "INSERT INTO epochs (gateway, epoch, floor, highest, stored) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (gateway, epoch) DO UPDATE "
+            "SET floor = excluded.floor, highest = excluded.highest, stored = stored + excluded.stored",
+            (gateway, epoch, floor, highest, stored),
         )
         return results
 
@@ -187,6 +194,7 @@ class _Effects:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._latest: dict[str, tuple[int, str]] = {}
         self._commands: list[tuple[str, str, dict[str, Any]]] = []
+        self._updates: list[dict[str, Any]] = []
 
     def add(self, receipt: tuple[str | None, str | None, int | None], message: dict[str, Any]) -> None:
         device, kind, payload, at = message["device"], message["kind"], message["payload"], message["at"]
@@ -198,6 +206,8 @@ class _Effects:
             self._note_latest(device, at, message.get("received_at", at), text)
         elif kind in ("command_state", "command_response") and isinstance(payload, dict):
             self._commands.append((device, kind, payload))
+        elif kind == "ota_status" and isinstance(payload, dict):
+            self._updates.append(payload)
         self._rows.append(
             (*receipt, device, kind, msg_id, at, message.get("received_at"), message.get("lane", "live"), text)
         )
@@ -233,6 +243,8 @@ class _Effects:
         )
         for device, kind, payload in self._commands:
             _note_command(connection, device, kind, payload)
+        for payload in self._updates:
+            _note_update(connection, payload)
 
 
 def _note_command(connection: sqlite3.Connection, device: str, kind: str, payload: dict[str, Any]) -> None:
@@ -249,8 +261,18 @@ def _note_command(connection: sqlite3.Connection, device: str, kind: str, payloa
         connection.execute("UPDATE commands SET response = ? WHERE command_id = ?", (json.dumps(payload), command_id))
         return
     connection.execute(
-        "UPDATE commands SET state = ?, history = json_insert(history, '$[#]', json(?)) WHERE command_id = ?",
+        "UPDATE commands SET state = ?, history = json_insert(history, '$[#]', json(?)), waiting = NULL "
+        "WHERE command_id = ?",
         (str(payload.get("state")), json.dumps(payload), command_id),
+    )
+
+
+def _note_update(connection: sqlite3.Connection, payload: dict[str, Any]) -> None:
+    """Follow an update that was ordered here."""
+    connection.execute(
+        "UPDATE updates SET state = ?, history = json_insert(history, '$[#]', json(?)), waiting = 0 "
+        "WHERE update_id = ?",
+        (str(payload.get("state")), json.dumps(payload), str(payload.get("update_id"))),
     )
 
 

@@ -73,14 +73,8 @@ class Registry:
         with self._state.transaction():
             return {"device_id": device_id, "serial": serial, "token": self._add_token(serial, order)}
 
-    def enable(self, device_id: str, enabled: bool) -> None:
-        """Switch a device on or off."""
-        self._serial(device_id)
-        with self._state.transaction() as connection:
-            connection.execute("UPDATE devices SET enabled = ? WHERE device_id = ?", (int(enabled), device_id))
-
-    def claim(self, body: bytes) -> dict[str, Any]:
-        """Answer ``POST /iiot/config``: the device's configuration for a valid token, once.
+    def claim(self, body: bytes, *, gateway: str | None = None) -> dict[str, Any]:
+        """Answer ``POST /iiot/config``: the device's configuration for a valid token, once; then it is ``gateway``'s.
 
         The same serial, token and request id get the same answer again. A claim without request id may be repeated
         until the device has been heard of.
@@ -117,7 +111,8 @@ class Registry:
                     "UPDATE tokens SET claimed = 1, request_id = ? WHERE token = ?", (request.request_id, request.token)
                 )
                 connection.execute(
-                    "UPDATE devices SET paired_at_ms = ?, seen = 0 WHERE device_id = ?", (now_ms, device_id)
+                    "UPDATE devices SET paired_at_ms = ?, seen = 0, revoked = 0, gateway = ? WHERE device_id = ?",
+                    (now_ms, gateway, device_id),
                 )
         return self._checked(device_id, json.loads(config)).model_dump(mode="json")
 

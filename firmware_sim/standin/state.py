@@ -16,7 +16,11 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS devices (
     device_id TEXT PRIMARY KEY, serial TEXT NOT NULL UNIQUE, enabled INTEGER NOT NULL DEFAULT 1,
-    config TEXT NOT NULL, paired_at_ms INTEGER, seen INTEGER NOT NULL DEFAULT 0
+    config TEXT NOT NULL, paired_at_ms INTEGER, seen INTEGER NOT NULL DEFAULT 0,
+    gateway TEXT, secret_version INTEGER NOT NULL DEFAULT 0, revoked INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS changes (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, tag TEXT NOT NULL, device TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (
     token TEXT PRIMARY KEY, serial TEXT NOT NULL, expires_at_ms INTEGER NOT NULL,
@@ -24,7 +28,21 @@ CREATE TABLE IF NOT EXISTS tokens (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS epochs (
     gateway TEXT NOT NULL, epoch TEXT NOT NULL, floor INTEGER NOT NULL, highest INTEGER NOT NULL,
-    PRIMARY KEY (gateway, epoch)
+    stored INTEGER NOT NULL DEFAULT 0, retired INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (gateway, epoch)
+) STRICT;
+CREATE TABLE IF NOT EXISTS gateways (
+    gateway TEXT PRIMARY KEY, epoch TEXT NOT NULL, start TEXT NOT NULL, cursor TEXT, synced_at_ms INTEGER NOT NULL,
+    report TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS starts (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, gateway TEXT NOT NULL, epoch TEXT NOT NULL, start TEXT NOT NULL,
+    start_seq INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS codes (
+    code TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL, gateway TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS keys (
+    digest BLOB PRIMARY KEY, gateway TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS receipts (
     gateway TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (gateway, epoch, seq)
@@ -41,7 +59,13 @@ CREATE TABLE IF NOT EXISTS latest (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS commands (
     command_id TEXT PRIMARY KEY, device TEXT NOT NULL, action TEXT, params TEXT, created_at_ms INTEGER NOT NULL,
-    state TEXT NOT NULL, history TEXT NOT NULL, response TEXT, problem TEXT
+    state TEXT NOT NULL, history TEXT NOT NULL, response TEXT, problem TEXT,
+    waiting TEXT, offered INTEGER NOT NULL DEFAULT 0, cancel INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS updates (
+    update_id TEXT PRIMARY KEY, device TEXT NOT NULL, action TEXT NOT NULL, params TEXT NOT NULL,
+    created_at_ms INTEGER NOT NULL, state TEXT NOT NULL, history TEXT NOT NULL,
+    waiting INTEGER NOT NULL DEFAULT 1, offered INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
 
@@ -77,6 +101,10 @@ class State:
     def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query that has few."""
         return self.connection.execute(sql, values).fetchall()
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Change one named value."""
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def meta(self, name: str) -> str:
         """One named value."""
