@@ -94,6 +94,23 @@ def ensure(folder: Path, names: Iterable[str], *, build_date: datetime = BUILD_D
     )
 
 
+def periods(folder: Path) -> dict[Path, tuple[datetime, datetime]]:
+    """From when to when the certificates in ``folder`` are valid, where they exist; nothing is made.
+
+    ``OSError`` if one cannot be read, ``DataFolderError`` if it is damaged.
+    """
+    found = {}
+    for path in (folder / "authority.pem", folder / "server.pem"):
+        try:
+            certificate = _load(path.read_bytes()).certificate
+        except FileNotFoundError:
+            continue
+        except (ValueError, TypeError):
+            raise DataFolderError(f"{path} is damaged") from None
+        found[path] = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return found
+
+
 def _load(pem: bytes) -> _Identity:
     """Read certificate and key; ``ValueError`` if they are none or do not fit."""
     certificate, key = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, password=None)

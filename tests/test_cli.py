@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import appliance
 from appliance import cli
@@ -134,8 +136,40 @@ def test_an_unknown_name_is_a_warning_at_run_time(
 
 
 def test_the_readme_lists_the_exit_statuses() -> None:
-    rows = re.findall(r"^\| (\d) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [int(row) for row in rows] == sorted(Exit)
+
+
+def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name."""
+    for name, each in group.commands.items():
+        if hasattr(each, "commands"):
+            yield from commands(each, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", each
+
+
+def test_the_readme_lists_every_command_with_its_arguments_and_options() -> None:
+    group = typer.main.get_command(cli.cli)
+    offered = {}
+    for name, each in commands(group):
+        offered[name] = {
+            param.metavar or param.name.upper() if param.param_type_name == "argument" else param.opts[0]
+            for param in each.params
+        }
+    rows = re.findall(r"^\| `([a-z][a-z -]*)` \| ([^|]*) \| \w", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = {name: set(re.findall(r"`([^`]+)`", arguments)) for name, arguments in rows}
+    assert {name: names - {"--env-file"} for name, names in offered.items()} == listed
+    for name, names in offered.items():
+        assert "--env-file" in names, name
+        assert "--json" in names or name == "run", name
+
+
+def test_every_command_and_option_says_what_it_is_for() -> None:
+    group = typer.main.get_command(cli.cli)
+    for name, each in commands(group):
+        assert each.help, name
+        assert all(getattr(param, "help", None) for param in each.params), name
 
 
 def test_the_readme_s_first_screen_holds_two_commands() -> None:

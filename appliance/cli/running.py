@@ -1,0 +1,64 @@
+"""``run``: the appliance itself, until it is told to stop."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import sys
+import time
+
+import typer
+
+from appliance.cli.exits import Exit, fail
+from appliance.cli.output import EnvFile
+from appliance.errors import ApplianceError, DataFolderError, SettingsError, StoreError
+from appliance.settings import Settings, read
+
+_log = logging.getLogger("appliance")
+TALKATIVE = ("amqtt", "transitions", "httpx", "httpcore", "uvicorn.access")
+"""Libraries that write a line per message at level info."""
+
+
+def run(env_file: EnvFile = None) -> None:
+    """Run the appliance until SIGTERM or Ctrl-C."""
+    findings = read(env_file)
+    if findings.settings is None:
+        fail(Exit.SETTINGS, *findings.problems, *findings.unknown)
+    _start_logging(findings.settings)
+    for sentence in (*findings.unknown, *findings.cautions):
+        _log.warning("%s", sentence)
+    raise typer.Exit(_serve(findings.settings))
+
+
+def _serve(settings: Settings) -> int:
+    gc.disable()  # what is imported stays: looking for garbage meanwhile takes a quarter of the start-up time
+
+    from appliance.app import serve  # takes most of the start-up time, and no other command needs it
+
+    try:
+        return serve(settings)
+    except SettingsError as error:
+        fail(Exit.SETTINGS, *error.problems)
+    except (DataFolderError, StoreError) as error:
+        fail(Exit.DATA_FOLDER, str(error))
+    except ApplianceError as error:
+        fail(Exit.FAILED, str(error))
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+        fail(Exit.ADDRESS, f"cannot listen: {error.strerror}")
+
+
+def _start_logging(settings: Settings) -> None:
+    """Log lines go to standard error, with times in UTC."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    formatter.converter = time.gmtime
+    formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    level = settings.iiot_log_level.upper()
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    if level != "DEBUG":
+        for name in TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
