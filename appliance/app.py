@@ -32,6 +32,7 @@ from appliance.services.configuration import BrokerAddress
 from appliance.services.ota import OtaService
 from appliance.services.pairing import PairingService
 from appliance.services.presence import PresenceService
+from appliance.services.presence_keeper import PresenceKeeper
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
@@ -40,6 +41,7 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
+from appliance.store.presence import PresenceStore
 from appliance.uplink.client import OdooClient, Timeouts
 from appliance.uplink.pump import Pump, PumpLimits
 from appliance.uplink.state import UplinkState
@@ -118,6 +120,7 @@ class Appliance:
             "pairing": self.pairing.run(),
             "commands": self.commands.run(),
             "refusals": self.refusals.run(),
+            "presence": self.presence_keeper.run(),
             "health": self.health.run(),
             "web": self._serve_web(),
             "stop": self._until_stopped(),
@@ -169,6 +172,8 @@ class Appliance:
     async def _start_broker(self, identity: Identity, stack: AsyncExitStack) -> None:
         settings, clock = self.settings, self.clock
         self.presence = PresenceService(clock=clock)
+        self.presence_keeper = PresenceKeeper(presence=self.presence, store=PresenceStore(self.database), clock=clock)
+        await self.presence_keeper.load()
         self.refusals = RefusalService(database=self.database, clock=clock)
         self.telemetry = TelemetryService(database=self.database, buffer=self.buffer, presence=self.presence)
         self.ota = OtaService(database=self.database)
@@ -221,6 +226,7 @@ class Appliance:
         self.commands.transmit = listener.deliver
         self.registry.changed.append(listener.device_changed)
         self.registry.removed.append(lambda device: listener.revoke(device.device_id))
+        self.registry.removed.append(lambda device: self.presence_keeper.removed(device.device_id))
         await self.broker.start()
         stack.push_async_callback(self._stop_broker)
         self.pairing = PairingService(
@@ -338,8 +344,9 @@ class Appliance:
             # what has been read is committed, and acknowledged, before the connections close
             await self.database.run(_nothing)
         await self.broker.stop()
-        # after the last publish that can be refused
+        # after the last publish that can be refused, and the last device that goes
         await self.refusals.write()
+        await self.presence_keeper.close()
 
 
 def _nothing(_: object) -> None:

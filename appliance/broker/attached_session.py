@@ -15,6 +15,7 @@ from appliance.broker.frames import ProtocolError, Will
 from appliance.broker.outbound import Message, Outbound
 from appliance.broker.plugin import InterceptPlugin
 from appliance.broker.sessions import MOST_QOS2_OPEN, Session, check_flags, parse_publish
+from appliance.contract.presence import OfflineCode
 from appliance.contract.topics import filter_matches
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class AttachedSession(Session):
             while self._held_back and not self._blocked and not self.connection.closed:
                 self._handle(*self._held_back.popleft())
         except ProtocolError as error:
-            self.connection.close(f"protocol error: {error}")
+            self.connection.close(f"protocol error: {error}", OfflineCode.PROTOCOL_ERROR)
         if not self._held_back and not self._blocked:
             self.connection.resume_reading()
 

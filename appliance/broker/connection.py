@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.broker.frames import CONNECT, ProtocolError, Will
+from appliance.contract.presence import OfflineCode
 
 if TYPE_CHECKING:
     from appliance.broker.listener import Listener
@@ -30,6 +31,7 @@ class Connection(asyncio.Protocol):
         "address",
         "born_at",
         "closed",
+        "ended_by",
         "keep_alive_s",
         "last_received_at",
         "lifetime_s",
@@ -49,6 +51,8 @@ class Connection(asyncio.Protocol):
         self.address = ""
         self.born_at = 0.0
         self.closed = False
+        self.ended_by = OfflineCode.ENDED
+        """Why it ended, once it has."""
         self.keep_alive_s = 0.0
         """Seconds of silence after which the connection ends; 0: never."""
         self.last_received_at = 0.0
@@ -87,7 +91,7 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             if error.reply:
                 self.write(error.reply)
-            self.close(f"protocol error: {error}")
+            self.close(f"protocol error: {error}", OfflineCode.PROTOCOL_ERROR)
         except Exception:
             self._listener.failed(self)
 
@@ -123,12 +127,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """The client closed its side; without DISCONNECT that is a lost connection."""
-        self.close("the connection was lost")
+        self.close("the connection was lost", OfflineCode.CONNECTION_LOST)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is gone."""
         if not self.closed:
-            self._end("the connection was lost", graceful=False)
+            self._end("the connection was lost", OfflineCode.CONNECTION_LOST, graceful=False)
         self._listener.gone(self)
 
     def pause_writing(self) -> None:
@@ -178,21 +182,21 @@ class Connection(asyncio.Protocol):
             self.last_received_at = self._listener.time()
             self._transport.resume_reading()
 
-    def close(self, reason: str, *, graceful: bool = False) -> None:
+    def close(self, reason: str, code: OfflineCode = OfflineCode.ENDED, *, graceful: bool = False) -> None:
         """End the connection after what was written; who does not read is cut off by the sweep."""
         if not self.closed:
-            self._end(reason, graceful=graceful)
+            self._end(reason, code, graceful=graceful)
             self._transport.close()
 
     def stop(self) -> None:
         """End the connection because the appliance stops, which is no reason for a will."""
         self.will = None
-        self.close("the appliance was stopped")
+        self.close("the appliance was stopped", OfflineCode.APPLIANCE_STOPPED)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, code: OfflineCode = OfflineCode.ENDED) -> None:
         """End the connection at once."""
         if not self.closed:
-            self._end(reason, graceful=False)
+            self._end(reason, code, graceful=False)
             self._transport.abort()
 
     def cut(self) -> None:
@@ -201,8 +205,9 @@ class Connection(asyncio.Protocol):
         with suppress(AttributeError):
             self._transport.abort()
 
-    def _end(self, reason: str, *, graceful: bool) -> None:
+    def _end(self, reason: str, code: OfflineCode, *, graceful: bool) -> None:
         self.closed = True
+        self.ended_by = code
         will, self.will = self.will, None
         session, self.session = self.session, None
         self._tail = bytearray()

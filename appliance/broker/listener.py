@@ -27,6 +27,7 @@ from appliance.broker.seams import Endpoint, Hooks, Limits
 from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState
 from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
+from appliance.contract.presence import OfflineCode
 from appliance.contract.times import Clock
 from appliance.services.limits import FailureLimiter, Quiet, address_key
 from appliance.services.presence import PresenceService
@@ -66,6 +67,7 @@ class Listener:
         self._plugin = plugin
         self._hooks = hooks
         self._presence = presence
+        presence.silence_s = self.silence_s
         self._attach = attach
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
@@ -156,11 +158,11 @@ class Listener:
             connection.abort("no CONNECT in time")
         for connection in list(self._connections):
             if connection.writing_paused and now - connection.writing_paused_at > SLOW_READER_S:
-                connection.abort("it does not read what it is sent")
+                connection.abort("it does not read what it is sent", OfflineCode.TOO_SLOW)
             elif connection.reading_paused:
                 continue
             elif connection.keep_alive_s and now - connection.last_received_at > connection.keep_alive_s:
-                connection.abort("keep-alive timed out")
+                connection.abort("keep-alive timed out", OfflineCode.KEEP_ALIVE)
             elif connection.lifetime_s and now - connection.born_at > connection.lifetime_s:
                 connection.close("an unpaired connection ends after a minute")
         for connection, since in list(self._closing.items()):
@@ -227,7 +229,7 @@ class Listener:
         device_id = login.device.device_id
         before = self._devices.get(device_id)
         if before is not None:
-            before.connection.close("another connection took over", graceful=False)
+            before.connection.close("another connection took over", OfflineCode.TAKEN_OVER)
         present = False
         if connect.clean_session:
             state = SessionState()
@@ -268,7 +270,9 @@ class Listener:
         self._not_logged_in.pop(connection, None)
         self._connections.discard(connection)
         if isinstance(session, NativeSession):
-            log.info("%s disconnected: %s", session.device_id, reason)
+            if connection.ended_by is not OfflineCode.TAKEN_OVER:
+                # takeovers are told by the presence service, who sees when there are too many
+                log.info("%s disconnected: %s", session.device_id, reason)
             route = session.route(will.topic) if will is not None else None
             if will is not None and route is not None:
                 try:
@@ -286,7 +290,7 @@ class Listener:
         """Handling what a connection sent raised something unexpected; called while that is handled."""
         if self._quiet.due(f"error {connection.address}"):
             log.exception("what %s sent could not be handled", connection.address)
-        connection.abort("an unexpected error; the appliance's log has it")
+        connection.abort("an unexpected error; the appliance's log has it", OfflineCode.APPLIANCE_ERROR)
 
     def gone(self, connection: Connection) -> None:
         """A connection's socket is closed."""
@@ -297,8 +301,14 @@ class Listener:
         if self._devices.get(session.device_id) is not session:
             return
         del self._devices[session.device_id]
-        self._presence.disconnected(session.device_id, reason)
+        silence_s = self.time() - session.connection.last_received_at
+        self._presence.disconnected(session.device_id, reason, session.connection.ended_by, silence_s=silence_s)
         self._hooks.gone(session.device_id)
+
+    def silence_s(self, device_id: str) -> float | None:
+        """For how many seconds nothing has come from a connected device; ``None`` if it is not connected."""
+        session = self._devices.get(device_id)
+        return None if session is None else self.time() - session.connection.last_received_at
 
     def unpaired_lost(self, session: UnpairedSession) -> None:
         """An unpaired connection has ended."""
@@ -372,7 +382,7 @@ class Listener:
         self._states.pop(device_id, None)
         session = self._devices.get(device_id)
         if session is not None:
-            session.connection.close("its access was revoked")
+            session.connection.close("its access was revoked", OfflineCode.REVOKED)
 
     @property
     def connections(self) -> int:

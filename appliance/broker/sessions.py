@@ -16,6 +16,7 @@ from appliance.broker import frames
 from appliance.broker.frames import ProtocolError
 from appliance.broker.plugin import DeviceLogin, Route
 from appliance.broker.reach import Reach
+from appliance.contract.presence import OfflineCode
 from appliance.contract.topics import is_topic_name
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class NativeSession(Session):
             self._state.qos2_open.discard(packet_id.to_bytes(2, "big"))
             self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
         elif kind == frames.DISCONNECT:
-            self.connection.close("closed by the device", graceful=True)
+            self.connection.close("closed by the device", OfflineCode.CLOSED_BY_DEVICE, graceful=True)
         elif kind in (frames.PUBREC, frames.PUBCOMP):
             pass  # nothing goes out with QoS 2
         else:
@@ -259,7 +260,7 @@ class NativeSession(Session):
         self._listener.unacked_bytes -= receipt.size
         if receipt.ack.startswith(frames.PUBREC_HEAD):
             self._state.qos2_open.discard(receipt.ack[2:])
-        self.connection.abort("its message could not be stored")
+        self.connection.abort("its message could not be stored", OfflineCode.NOT_STORED)
 
     def flush(self) -> None:
         """Write the acknowledgements that have gathered, and read on if reading had stopped."""

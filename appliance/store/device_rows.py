@@ -65,8 +65,11 @@ class Pairing:
 _COLUMNS = ", ".join(DeviceRow._fields)
 _LOAD = f"SELECT {_COLUMNS} FROM devices WHERE device_id > ? ORDER BY device_id LIMIT {LOAD_ROWS}"  # noqa: S608 constants
 _GET = f"SELECT {_COLUMNS} FROM devices WHERE device_id = ?"  # noqa: S608 constants
-_MARKS = ", ".join("?" for _ in DeviceRow._fields)
-_PUT = f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 constants
+_PUT = (
+    f"INSERT INTO devices ({_COLUMNS}) VALUES ({', '.join('?' * len(DeviceRow._fields))})"  # noqa: S608 constants
+    # an update, no REPLACE: what goes with a device that is deleted stays with one that is paired anew
+    f" ON CONFLICT (device_id) DO UPDATE SET {', '.join(f'{each} = excluded.{each}' for each in DeviceRow._fields[1:])}"
+)
 
 
 def load(connection: sqlite3.Connection, *, after: str) -> list[DeviceRow]:

@@ -55,6 +55,32 @@ def m003_device_configurations(tables: Tables) -> None:
     )
 
 
+@migrations()
+def m004_presence(tables: Tables) -> None:
+    """How each device was connected last. A row goes with its device; bounded by the number of paired devices."""
+    tables.execute(
+        """CREATE TABLE presence (
+            device TEXT PRIMARY KEY,
+            online INTEGER NOT NULL,
+            since_ms INTEGER NOT NULL,
+            code TEXT,                            -- OfflineCode; NULL while online
+            detail TEXT NOT NULL,
+            address TEXT,
+            connects INTEGER NOT NULL,
+            takeovers INTEGER NOT NULL,
+            last_seen_ms INTEGER,
+            last_telemetry_ms INTEGER,
+            told_online INTEGER,                  -- what Odoo was told last; NULL: nothing yet
+            told_connects INTEGER NOT NULL,
+            told_takeovers INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID"""
+    )
+    tables.execute(
+        "CREATE TRIGGER presence_goes_with_its_device AFTER DELETE ON devices"
+        " BEGIN DELETE FROM presence WHERE device = OLD.device_id; END"
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))

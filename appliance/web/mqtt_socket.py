@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from appliance.contract.presence import OfflineCode
 from appliance.contract.problems import Problem
 from appliance.web.problems import problem_response
 
@@ -26,10 +27,10 @@ FRAME_BYTES = 64 * 1024
 
 NORMAL, GOING_AWAY, NOT_BINARY = 1000, 1001, 1003
 _REASONS = {
-    1002: "protocol error: malformed WebSocket frames",
-    1007: "protocol error: malformed WebSocket frames",
-    1009: "protocol error: a WebSocket message is too large",
-    1011: "keep-alive timed out",
+    1002: ("protocol error: malformed WebSocket frames", OfflineCode.PROTOCOL_ERROR),
+    1007: ("protocol error: malformed WebSocket frames", OfflineCode.PROTOCOL_ERROR),
+    1009: ("protocol error: a WebSocket message is too large", OfflineCode.PROTOCOL_ERROR),
+    1011: ("keep-alive timed out", OfflineCode.KEEP_ALIVE),
 }
 """Why the server itself ended a WebSocket, by the status code (RFC 6455 §7.4.1)."""
 
@@ -55,7 +56,7 @@ class StreamConnection(Protocol):
     def resume_writing(self) -> None:
         """The client has read what it was sent."""
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: str, code: OfflineCode) -> None:
         """End, and say why to those who ask."""
 
     def stop(self) -> None:
@@ -155,12 +156,13 @@ class _Socket(asyncio.Transport):
                 if reason is None:
                     self._connection.eof_received()
                 else:
-                    self._connection.close(reason)
+                    self._connection.close(*reason)
                 return
             data = message.get("bytes")
             if data is None:
                 self._code = NOT_BINARY
-                self._connection.close("protocol error: a WebSocket frame that is not binary")  # MQTT-6.0.0-1
+                text = "protocol error: a WebSocket frame that is not binary"  # MQTT-6.0.0-1
+                self._connection.close(text, OfflineCode.PROTOCOL_ERROR)
             elif data:
                 self._connection.data_received(data)
 

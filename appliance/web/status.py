@@ -132,6 +132,7 @@ class StatusRoutes:
     def _summary(self, device: Device) -> dict[str, Any]:
         presence = self._services.presence(device.device_id)
         reason = None if presence.status == "online" else device.disabled_reason or presence.reason
+        code = None if presence.status == "online" or presence.reason_code is None else presence.reason_code.value
         return {
             "device_id": device.device_id,
             "serial": device.serial,
@@ -139,9 +140,14 @@ class StatusRoutes:
             "connection": {
                 "status": presence.status,
                 "since": _time(presence.since_ms),
+                "for_s": presence.for_s,
+                "reason_code": "disabled" if reason and device.disabled_reason else code,
                 "reason": reason,
                 "address": presence.address,
+                "last_seen": _time(presence.last_seen_ms),
+                "connects": presence.connects,
                 "takeovers": presence.takeovers,
+                "warning": presence.warning,
             },
             "firmware_version": device.firmware_version,
             "last_telemetry": _time(presence.last_telemetry_ms),

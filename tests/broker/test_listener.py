@@ -151,7 +151,7 @@ async def test_a_device_that_does_not_read_is_dropped_and_costs_no_memory(tmp_pa
         now = listener.time()
         listener.time = lambda: now + 11  # type: ignore[method-assign]
         listener.sweep()
-        assert rig.presence.status("press-07").reason == "it does not read what it is sent"
+        assert rig.presence.status("press-07").reason_code == "too_slow"
 
 
 async def test_a_thousand_hostile_connections_leave_nothing_behind(rig: Rig) -> None:

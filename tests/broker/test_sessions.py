@@ -231,7 +231,7 @@ async def test_a_device_that_is_silent_for_one_and_a_half_keep_alives_is_ended(r
     listener.time = lambda: now + 15.5  # type: ignore[method-assign]
     listener.sweep()
     assert await client.end() == b""
-    assert rig.presence.status("press-07").reason == "keep-alive timed out"
+    assert rig.presence.status("press-07").reason_code == "keep_alive"
 
 
 async def test_a_device_whose_access_ends_is_disconnected(rig: Rig) -> None:
@@ -292,7 +292,7 @@ async def test_a_malformed_packet_ends_this_connection_and_no_other(rig: Rig, na
     client = await rig.login("press-07")
     client.send(MALFORMED[name])
     assert await client.end() == b""
-    assert (rig.presence.status("press-07").reason or "").startswith("protocol error: ")
+    assert rig.presence.status("press-07").reason_code == "protocol_error"
     assert await other.silent()
     assert rig.buffer.backlog().waiting == 0
 

@@ -78,12 +78,12 @@ class Box:
             assert await received(websocket, len(ACCEPTED)) == ACCEPTED
             yield websocket
 
-    async def offline(self, device_id: str) -> str | None:
-        """Why the device is offline, as soon as it is."""
+    async def offline(self, device_id: str) -> tuple[str | None, str]:
+        """Why the device is offline, as soon as it is: the code, and the end of the explanation."""
         async with asyncio.timeout(WITHIN_S):
             while (presence := self.appliance.presence.status(device_id)).status == "online":
                 await asyncio.sleep(0.01)
-        return presence.reason
+        return presence.reason_code, (presence.reason or "").rpartition(": ")[2]
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_paho_asks_for_its_configuration_publishes_and_gets_a_command_whil
             status = (await api.get(f"{url}/api/v1/device/press-07/status")).json()
         assert (status["connection"]["status"], status["connection"]["address"]) == ("online", "127.0.0.1")
         assert status["counters"]["received"] == 1
-    assert await box.offline("press-07") == "closed by the device"
+    assert (await box.offline("press-07"))[0] == "closed_by_device"
 
 
 async def test_a_wrong_password_is_refused_as_over_tcp(box: Box) -> None:
@@ -289,14 +289,14 @@ async def test_a_text_frame_ends_the_connection(box: Box) -> None:
     async with box.login("press-07") as websocket:
         await websocket.send("\x30\x00")
         assert await closed(websocket) == 1003
-    assert await box.offline("press-07") == "protocol error: a WebSocket frame that is not binary"
+    assert await box.offline("press-07") == ("protocol_error", "a WebSocket frame that is not binary")
 
 
 async def test_a_message_larger_than_any_packet_ends_the_connection(box: Box) -> None:
     async with box.login("press-07") as websocket:
         await websocket.send(bytes(MOST_PAYLOAD + 100_000))
         assert await closed(websocket) == 1009
-    assert await box.offline("press-07") == "protocol error: a WebSocket message is too large"
+    assert await box.offline("press-07") == ("protocol_error", "a WebSocket message is too large")
 
 
 async def test_a_message_of_endless_empty_fragments_ends_the_connection(box: Box) -> None:
@@ -311,7 +311,7 @@ async def test_a_malformed_packet_ends_the_connection(box: Box) -> None:
     async with box.login("press-07") as websocket:
         await websocket.send(b"\xc0\x01\x00")
         assert await closed(websocket) == 1000
-    assert (await box.offline("press-07") or "").startswith("protocol error: ")
+    assert (await box.offline("press-07"))[0] == "protocol_error"
 
 
 async def test_a_stranger_that_sends_no_connect_is_cut_off(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,11 +345,11 @@ async def test_a_killed_socket_is_a_lost_connection_and_a_silent_one_times_out(
 ) -> None:
     async with box.login("press-07") as websocket:
         websocket.transport.abort()
-        assert await box.offline("press-07") == "the connection was lost"
+        assert (await box.offline("press-07"))[0] == "connection_lost"
     monkeypatch.setattr(listener, "SWEEP_S", 0.05)
     async with box.login("press-08", keep_alive_s=1) as websocket:
         assert await closed(websocket) is None
-    assert await box.offline("press-08") == "keep-alive timed out"
+    assert (await box.offline("press-08"))[0] == "keep_alive"
 
 
 async def test_a_peer_that_answers_no_ping_is_gone_but_not_one_that_is_not_read(
@@ -368,7 +368,7 @@ async def test_a_peer_that_answers_no_ping_is_gone_but_not_one_that_is_not_read(
         await unread.send(b"\xc0\x00")  # the server stops reading behind the first message that is not taken
         monkeypatch.setattr(deaf.protocol, "send_pong", lambda data: None)
         monkeypatch.setattr(deaf.protocol, "recv_frame", _without_pongs(deaf))
-        assert await box.offline("press-08") == "keep-alive timed out"
+        assert (await box.offline("press-08"))[0] == "keep_alive"
         assert box.appliance.presence.status("press-07").status == "online"
         assert sessions["press-07"].connection.last_received_at == before
         sessions["press-07"].connection.resume_reading()
@@ -426,7 +426,7 @@ async def test_who_does_not_read_is_dropped_and_what_it_held_is_freed(
     monkeypatch.setattr(listener, "SLOW_READER_S", 0.2)
     monkeypatch.setattr(listener, "SWEEP_S", 0.05)
     async with stuffed(box):
-        assert await box.offline("press-07") == "it does not read what it is sent"
+        assert (await box.offline("press-07"))[0] == "too_slow"
         async with asyncio.timeout(socket_door.CLOSE_WITHIN_S / 2):  # at once, that is
             while box.appliance._web.server_state.sockets:
                 await asyncio.sleep(0.01)
@@ -438,7 +438,7 @@ async def test_who_does_not_read_does_not_hold_up_a_stop(box: Box, caplog: pytes
         box.appliance.stop()
         async with asyncio.timeout(3):
             await box.running
-    assert box.appliance.presence.status("press-07").reason == "the appliance was stopped"
+    assert box.appliance.presence.status("press-07").reason_code == "appliance_stopped"
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -481,7 +481,7 @@ async def test_a_stop_acknowledges_what_was_read_closes_sockets_and_publishes_no
         async with asyncio.timeout(3):
             assert await closed(websocket) == 1001
             await box.running
-    assert box.appliance.presence.status("press-07").reason == "the appliance was stopped"
+    assert box.appliance.presence.status("press-07").reason_code == "appliance_stopped"
     assert box.appliance.buffer.backlog().waiting == 50
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from appliance.contract.presence import OfflineCode
 from appliance.web.api import Health
 from tests.web.conftest import AUTHORIZED, CA_PEM, World, problem
 
@@ -55,6 +56,7 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
     path = "/api/v1/device/press-07/status"
     answer = (await client.get(path, headers=AUTHORIZED)).json()
     assert answer["connection"]["status"] == "unknown"
+    assert (answer["connection"]["reason_code"], answer["connection"]["since"]) == ("never_connected", None)
     assert answer["connection"]["reason"]
 
     world.presence.connected("press-07", "10.0.0.7")
@@ -62,12 +64,24 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
     await client.post("/api/v1/command/send", json={"device_id": "press-07", "action": "reset"}, headers=AUTHORIZED)
     answer = (await client.get(path, headers=AUTHORIZED)).json()
     assert answer["connection"]["since"]
-    del answer["connection"]["since"], answer["paired_at"], answer["time"]
+    assert 0 <= answer["connection"]["for_s"] < 60
+    assert answer["connection"]["last_seen"]
+    for key in ("since", "for_s", "last_seen"):
+        del answer["connection"][key]
+    del answer["paired_at"], answer["time"]
     assert answer == {
         "device_id": "press-07",
         "serial": "SN-1",
         "enabled": True,
-        "connection": {"status": "online", "reason": None, "address": "10.0.0.7", "takeovers": 0},
+        "connection": {
+            "status": "online",
+            "reason_code": None,
+            "reason": None,
+            "address": "10.0.0.7",
+            "connects": 1,
+            "takeovers": 0,
+            "warning": None,
+        },
         "firmware_version": "1.0.0",
         "hardware": None,
         "config_version": 4,
@@ -77,14 +91,15 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
         "counters": {"received": 5, "stored": 4, "waiting": 1},
     }
 
-    world.presence.disconnected("press-07", "no packet within 1.5 keep-alive periods")
+    world.presence.disconnected("press-07", "protocol error: packet id 0", OfflineCode.PROTOCOL_ERROR)
     answer = (await client.get(path, headers=AUTHORIZED)).json()
-    assert answer["connection"]["status"] == "offline"
-    assert answer["connection"]["reason"] == "no packet within 1.5 keep-alive periods"
+    assert (answer["connection"]["status"], answer["connection"]["reason_code"]) == ("offline", "protocol_error")
+    assert answer["connection"]["reason"] == "it sent what MQTT does not allow: packet id 0"
 
     await world.registry.set_enabled("press-07", False)
     answer = (await client.get(path, headers=AUTHORIZED)).json()
     assert answer["connection"]["reason"] == "it is switched off in Odoo"
+    assert answer["connection"]["reason_code"] == "disabled"
 
 
 async def test_an_unknown_device_is_404(client: httpx.AsyncClient) -> None:
