@@ -83,6 +83,24 @@ ensure_test_tools() {
     say "Some tests will be skipped. To run them, install: ${missing[*]}"
 }
 
+# Debian's promtool judges /metrics. It comes with the whole Prometheus server, which would start a service here: so it is
+# taken out of the package, which is not installed.
+ensure_promtool() {
+  has promtool || [ -x "$VENV/bin/promtool" ] && return
+  has apt-get && has dpkg-deb || return 0
+  local folder
+  folder=$(mktemp -d)
+  (
+    cd "$folder" &&
+      { [ "$(id -u)" -ne 0 ] || apt-get -q update; } &&
+      apt-get -q -o APT::Sandbox::User=root download prometheus &&
+      dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool &&
+      chmod 755 promtool &&
+      mv promtool "$VENV/bin/"
+  ) >/dev/null 2>&1 || say "The test of the metrics' form will be skipped. To run it, install: prometheus"
+  rm -rf "$folder"
+}
+
 # What .venv was built from: other dependencies, another Python or another place make it out of date.
 wanted_stamp() {
   {
@@ -124,6 +142,8 @@ demo() {
 run_tests() {
   ensure_test_tools
   ensure_venv
+  ensure_promtool
+  export PATH="$PATH:$VENV/bin"
   cd "$ROOT"
   "$VENV/bin/ruff" check .
   "$VENV/bin/ruff" format --check .
