@@ -14,7 +14,7 @@ from appliance.broker.fan_out import unwrap
 from appliance.broker.frames import ProtocolError, Will
 from appliance.broker.outbound import Message, Outbound
 from appliance.broker.plugin import InterceptPlugin
-from appliance.broker.sessions import MOST_QOS2_OPEN, Session, check_flags, parse_publish
+from appliance.broker.sessions import MOST_QOS2_OPEN, Session
 from appliance.contract.presence import OfflineCode
 from appliance.contract.topics import filter_matches
 
@@ -142,7 +142,7 @@ class AttachedSession(Session):
         if header & 0xF0 == frames.PUBLISH:
             self._publish(header, data, start, end)
             return
-        kind = check_flags(header, start, end)
+        kind = frames.check_flags(header, start, end)
         if kind == frames.PUBACK:
             outbound.acknowledged(frames.parse_packet_id(data, start, end))
         elif kind == frames.PUBREC:
@@ -165,7 +165,7 @@ class AttachedSession(Session):
             raise ProtocolError("a packet that a client must not send here")
 
     def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
-        topic, payload, ack = parse_publish(header, data, start, end)
+        topic, payload, ack = frames.parse_publish(header, data, start, end)
         if len(payload) > self._clients.limits.payload_bytes:
             raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
         qos = header >> 1 & 3

@@ -59,6 +59,10 @@ class Connect:
     will: Will | None
 
 
+_EMPTY = {PINGREQ, DISCONNECT}
+_FLAGS = {PUBREL: 2, SUBSCRIBE: 2, UNSUBSCRIBE: 2}
+
+
 class _Reader:
     """Fields of one packet's body, with the end checked at every step."""
 
@@ -203,6 +207,33 @@ def parse_packet_id(data: bytes, start: int, end: int) -> int:
     if end - start != 2:
         raise ProtocolError("an acknowledgement of a wrong length")
     return data[start] << 8 | data[start + 1]
+
+
+def check_flags(header: int, start: int, end: int) -> int:
+    """The packet type, with the low four bits and an empty body checked where they are fixed (§2.2.2)."""
+    kind = header & 0xF0
+    if header & 0x0F != _FLAGS.get(kind, 0):
+        raise ProtocolError("reserved flags of a packet are wrong")
+    if kind in _EMPTY and end != start:
+        raise ProtocolError("a packet that has no body has one")
+    return kind
+
+
+def parse_publish(header: int, data: bytes, start: int, end: int) -> tuple[str, bytes, bytes]:
+    """Topic, payload and the acknowledgement that is due (§3.3); for everything but the hot path."""
+    qos = header >> 1 & 3
+    name_start = start + 2
+    if end < name_start or qos == 3 or (header & 8 and not qos):
+        raise ProtocolError("a malformed PUBLISH")
+    name_end = name_start + (data[start] << 8 | data[start + 1])
+    body = name_end + 2 if qos else name_end
+    if body > end or (qos and data[name_end:body] == b"\0\0"):
+        raise ProtocolError("a malformed PUBLISH")
+    topic = decode_text(data[name_start:name_end])
+    if not is_topic_name(topic):
+        raise ProtocolError("a PUBLISH whose topic is no valid name")
+    head = (b"", PUBACK_HEAD, PUBREC_HEAD)[qos]
+    return topic, data[body:end], head + data[name_end:body]
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -30,9 +30,6 @@ MOST_IN_FLIGHT = 20
 MOST_QOS2_OPEN = 100
 MOST_SUBSCRIPTIONS = 32
 
-_EMPTY = {frames.PINGREQ, frames.DISCONNECT}
-_FLAGS = {frames.PUBREL: 2, frames.SUBSCRIBE: 2, frames.UNSUBSCRIBE: 2}
-
 
 class Receipt:
     """Stands for one PUBLISH until it is committed; then its acknowledgement is written."""
@@ -66,16 +63,6 @@ class Session(ABC):
     def writable(self) -> None:
         """The client reads again what it is sent."""
         self.connection.resume_reading()
-
-
-def check_flags(header: int, start: int, end: int) -> int:
-    """The packet type, with the low four bits and an empty body checked where they are fixed (§2.2.2)."""
-    kind = header & 0xF0
-    if header & 0x0F != _FLAGS.get(kind, 0):
-        raise ProtocolError("reserved flags of a packet are wrong")
-    if kind in _EMPTY and end != start:
-        raise ProtocolError("a packet that has no body has one")
-    return kind
 
 
 @dataclass(slots=True)
@@ -135,7 +122,7 @@ class NativeSession(Session):
         if header & 0xF0 == 0x30:
             self._publish(header, data, start, end)
             return
-        kind = check_flags(header, start, end)
+        kind = frames.check_flags(header, start, end)
         if kind == frames.PUBACK:
             self._acknowledged(frames.parse_packet_id(data, start, end))
         elif kind == frames.PINGREQ:
@@ -365,20 +352,3 @@ class NativeSession(Session):
     def route(self, topic: str) -> Route | None:
         """The route of a topic, for the device's will."""
         return self._routes.get(topic.encode())
-
-
-def parse_publish(header: int, data: bytes, start: int, end: int) -> tuple[str, bytes, bytes]:
-    """Topic, payload and the acknowledgement that is due (§3.3); for everything but the hot path."""
-    qos = header >> 1 & 3
-    name_start = start + 2
-    if end < name_start or qos == 3 or (header & 8 and not qos):
-        raise ProtocolError("a malformed PUBLISH")
-    name_end = name_start + (data[start] << 8 | data[start + 1])
-    body = name_end + 2 if qos else name_end
-    if body > end or (qos and data[name_end:body] == b"\0\0"):
-        raise ProtocolError("a malformed PUBLISH")
-    topic = frames.decode_text(data[name_start:name_end])
-    if not is_topic_name(topic):
-        raise ProtocolError("a PUBLISH whose topic is no valid name")
-    head = (b"", frames.PUBACK_HEAD, frames.PUBREC_HEAD)[qos]
-    return topic, data[body:end], head + data[name_end:body]

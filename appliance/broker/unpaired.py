@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from appliance.broker import frames
 from appliance.broker.frames import ProtocolError
 from appliance.broker.plugin import UnpairedLogin
-from appliance.broker.sessions import Session, check_flags, parse_publish
+from appliance.broker.sessions import Session
 from appliance.contract.topics import filter_matches
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class UnpairedSession(Session):
         if header & 0xF0 == 0x30:
             self._publish(header, data, start, end)
             return
-        kind = check_flags(header, start, end)
+        kind = frames.check_flags(header, start, end)
         if kind == frames.PINGREQ:
             self.connection.write(frames.PINGRESP_FRAME)
         elif kind == frames.SUBSCRIBE:
@@ -63,7 +63,7 @@ class UnpairedSession(Session):
         self.connection.write(frames.suback(packet_id, codes))
 
     def _publish(self, header: int, data: bytes, start: int, end: int) -> None:
-        topic, payload, ack = parse_publish(header, data, start, end)
+        topic, payload, ack = frames.parse_publish(header, data, start, end)
         if ack:
             self.connection.write(ack)
         self._requests += 1

@@ -76,6 +76,8 @@ class ConfigOk(_Body):
     mqtt: MqttAccess
     topics: dict[str, str]
     settings: dict[str, Any]
+    local_topics: dict[str, list[str]] | None = None
+    """Filters to ``publish`` to and to ``subscribe`` to beside ``topics``; left out where the profile grants none."""
     time: str
 
 

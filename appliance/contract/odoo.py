@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from appliance.contract.device import DeviceId
 from appliance.contract.times import ClockFlag, rfc3339
+from appliance.contract.topics import LocalTopics
 
 CONTRACT_VERSION = 1
 
@@ -146,6 +147,21 @@ class AdvertisedAddress(OdooBody):
         return without_unset(value, meaning_false=("tls",))
 
 
+class GrantedLocalTopics(OdooBody):
+    """Topic filters for messages between machines that stay at the gateway; ``{device}`` stands for the device id.
+
+    They are checked where the device is stored, like ``topics``: a filter that cannot be used is that device's error.
+    """
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return without_unset(value, meaning_false=())
+
+
 class DeviceConfig(OdooBody):
     """What Odoo says of a device it has paired. ``topics`` holds templates by name, times are seconds."""
 
@@ -161,12 +177,20 @@ class DeviceConfig(OdooBody):
     max_packet_bytes: Annotated[int, Field(ge=128)] | None = None
     secret_version: Annotated[int, Field(ge=0, lt=1 << 62)] = 0
     """With a claim: up to where Odoo's wishes for a new secret are fulfilled by this pairing."""
+    local_topics: GrantedLocalTopics | None = None
     mqtt: AdvertisedAddress = AdvertisedAddress()
 
     @model_validator(mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
         return without_unset(value, meaning_false=("command_is_json", "command_add_id"))
+
+    def local(self) -> LocalTopics | None:
+        """What its profile grants for messages between machines; ``ValueError`` if it cannot be used."""
+        granted = self.local_topics
+        if granted is None or not (granted.publish or granted.subscribe):
+            return None
+        return LocalTopics(granted.publish, granted.subscribe)
 
 
 class OdooProblem(OdooBody):

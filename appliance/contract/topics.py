@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 DEVICE_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 SERIAL_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
@@ -13,6 +13,9 @@ TEST_PREFIX = "test/"
 """Viewers may publish and subscribe below this, so that an installer can try the connection."""
 FENCE_TOPIC = "$appliance/fence"
 """Inside the embedded broker alone: what has come out here tells that all before it has come out too."""
+
+MOST_LOCAL_FILTERS, MOST_LOCAL_BYTES, MOST_LOCAL_LEVELS = 16, 128, 16
+"""Local topics of a profile: filters in each direction, and the size of one."""
 
 _device_id = re.compile(DEVICE_ID_PATTERN).fullmatch
 _serial = re.compile(SERIAL_PATTERN).fullmatch
@@ -69,7 +72,7 @@ class TopicTemplates:
         return self.config_response.replace(PLACEHOLDER, serial)
 
 
-TEMPLATE_NAMES = tuple(field.name for field in fields(TopicTemplates))
+TEMPLATE_NAMES = tuple(each.name for each in fields(TopicTemplates))
 """Of the seven, in their order."""
 
 
@@ -91,7 +94,58 @@ class DeviceTopics:
 
     def as_dict(self) -> dict[str, str]:
         """For the configuration answer."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in TEMPLATE_NAMES}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTopics:
+    """What the devices of a profile may say to each other through the broker: filters, in which ``{device}`` may stand.
+
+    ``ValueError`` for anything that is not well-formed, or that could reach what is not theirs in any case: names of
+    the broker (``$``), of viewers (``test/``), of everybody. That they meet no topic of the seven is the registry's to
+    see (:class:`~appliance.store.local_index.LocalIndex`).
+    """
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for direction, filters in (("publish", self.publish), ("subscribe", self.subscribe)):
+            if len(filters) > MOST_LOCAL_FILTERS:
+                raise ValueError(f"local topics to {direction}: {len(filters)} filters, {MOST_LOCAL_FILTERS} at most")
+            for each in filters:
+                reason = local_filter_error(each)
+                if reason:
+                    raise ValueError(f"local topic {each[:MOST_LOCAL_BYTES]!r} to {direction}: {reason}")
+
+    def expand(self, device_id: str) -> dict[str, list[str]]:
+        """The filters of one device, for the configuration answer and for its rights."""
+        return {
+            "publish": [each.replace(PLACEHOLDER, device_id) for each in self.publish],
+            "subscribe": [each.replace(PLACEHOLDER, device_id) for each in self.subscribe],
+        }
+
+    def patterns(self) -> frozenset[str]:
+        """Filters that match all that any device may say or hear by these."""
+        return frozenset(each.replace(PLACEHOLDER, "+") for each in (*self.publish, *self.subscribe))
+
+
+def local_filter_error(text: str) -> str | None:
+    """Why a filter cannot be one of a profile's local topics, or ``None``."""
+    if not is_topic_filter(text):
+        return "it is no valid topic filter"
+    levels = text.split("/")
+    if len(text.encode()) > MOST_LOCAL_BYTES or len(levels) > MOST_LOCAL_LEVELS:
+        return f"it is longer than {MOST_LOCAL_BYTES} bytes or {MOST_LOCAL_LEVELS} levels"
+    if levels[0].startswith("$"):
+        return "names beginning with $ belong to the broker"
+    if text.startswith(TEST_PREFIX) or text == TEST_PREFIX.rstrip("/"):
+        return f"names beginning with {TEST_PREFIX} belong to viewers"
+    if levels[0] in ("+", "#", PLACEHOLDER, ""):
+        return "its first level must be a plain name"
+    if any(("{" in level or "}" in level) and level != PLACEHOLDER for level in levels):
+        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+    return None
 
 
 def template_error(name: str, template: str) -> str | None:

@@ -36,6 +36,7 @@ class Configuration:
         """
         wanted = device.config.mqtt
         tls = self._address.tls if wanted.tls is None else wanted.tls
+        local = device.config.local()
         return ConfigOk(
             request_id=request_id,
             device_id=device.device_id,
@@ -51,5 +52,6 @@ class Configuration:
             ),
             topics=device.topics.as_dict(),
             settings=device.config.settings,
+            local_topics=None if local is None else local.expand(device.device_id),
             time=rfc3339(self._clock.now_ms()),
         )

@@ -21,6 +21,7 @@ from appliance.store.device import SWITCHED_OFF, Device, DeviceNote, DeviceUpdat
 from appliance.store.device_plan import Plan, Refusal
 from appliance.store.device_record import device_of, read_topics, row_of, write_topics
 from appliance.store.device_rows import Claim, DeviceRow, Pairing
+from appliance.store.local_index import LocalIndex
 from appliance.store.topic_index import TopicIndex
 
 __all__ = ["SWITCHED_OFF", "Device", "DeviceNote", "DeviceRegistry", "DeviceUpdate", "Told"]
@@ -46,6 +47,7 @@ class DeviceRegistry:
         self._by_id: dict[str, Device] = {}
         self._by_serial: dict[str, Device] = {}
         self._topics = TopicIndex(config_request=templates.config_request)
+        self._local = LocalIndex(templates)
         self._checked: dict[frozenset[tuple[str, str]], TopicTemplates] = {}
         self._changing = asyncio.Lock()
 
@@ -91,7 +93,7 @@ class DeviceRegistry:
         trouble = None
         try:
             config = DeviceConfig.model_validate_json(row.config)
-            topics = self._expand(config, row.serial)
+            config, topics = self._expand_stored(config, row.serial)
             self._topics.put(row.device_id, topics)
             before = [each for each in (*read_topics(row.earlier), *read_topics(row.topics)) if each != topics]
             if before:
@@ -113,6 +115,7 @@ class DeviceRegistry:
                 # as if it got its present topics only now
                 device = with_topics(replace(device, topics=topics), device.topics)
         self._topics.put(device_id, device.topics, device.earlier)
+        self._put_local(device)
         self._by_id[device_id] = self._by_serial[device.serial] = device
 
     def _expand(self, config: DeviceConfig, serial: str, *, leaving: Collection[str] = ()) -> DeviceTopics:
@@ -121,12 +124,29 @@ class DeviceRegistry:
             # checking templates costs more than all else of loading a device, and most devices bring none
             templates = self._replaced(config.topics) if config.topics else self._templates
             topics = templates.expand(config.device_id, serial)
+            local = config.local()
         except ValueError as error:
             raise TopicsRefusedError(f"its topics cannot be used: {error}") from None
         conflict = self._topics.conflict(config.device_id, topics, leaving=leaving)
+        if not conflict and (config.topics or local):
+            conflict = self._local.conflict(config.device_id, topics, local)
         if conflict:
             raise TopicsRefusedError(f"its topics cannot be used: {conflict}")
+        if config.topics or local:
+            self._local.reserve(config.device_id, topics, local)
         return topics
+
+    def _expand_stored(self, config: DeviceConfig, serial: str) -> tuple[DeviceConfig, DeviceTopics]:
+        """The same for what was stored under other settings: without its local topics a device still has its work."""
+        try:
+            return config, self._expand(config, serial)
+        except TopicsRefusedError as error:
+            if config.local_topics is None:
+                raise
+            config = config.model_copy(update={"local_topics": None})
+            topics = self._expand(config, serial)
+            log.error("device %s is served without its local topics: %s", config.device_id, error)
+            return config, topics
 
     def _replaced(self, overrides: Mapping[str, str]) -> TopicTemplates:
         key = frozenset(overrides.items())
@@ -274,9 +294,17 @@ class DeviceRegistry:
         if before is not None and before.serial != device.serial:
             del self._by_serial[before.serial]
         self._by_id[device.device_id] = self._by_serial[device.serial] = device
+        self._put_local(device)
         if before is None or not _alike(before, device):
             for tell in self.changed:
                 tell(device)
+
+    def _put_local(self, device: Device) -> None:
+        local = device.config.local()
+        if local or device.config.topics or device.earlier:
+            self._local.put(device.device_id, (device.topics, *device.earlier), local)
+        else:
+            self._local.discard(device.device_id)
 
     def _install_all(self, devices: Iterable[Device]) -> None:
         for device in devices:
@@ -286,6 +314,7 @@ class DeviceRegistry:
         del self._by_id[device.device_id]
         del self._by_serial[device.serial]
         self._topics.discard(device.device_id)
+        self._local.discard(device.device_id)
         for tell in self.removed:
             tell(device)
 

@@ -153,7 +153,10 @@ async def test_an_amqtt_that_stalls_is_noticed_given_nothing_more_and_waited_for
     await gate.release()
     for number in range(500):
         assert (await received(watching)).payload == b"%d" % number
-    assert not fan_out.stalled
+    async with asyncio.timeout(WITHIN_S):
+        # the last fence may be overdue for a moment where the machine is busy: it is given 0.05 s
+        while fan_out.stalled:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_lost_fence_session_is_replaced(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,3 +48,14 @@ def test_a_batch_is_json_with_the_payload_as_the_device_sent_it(flags: int) -> N
     if flags & ClockFlag.AHEAD:
         expected["clock"] = "ahead"
     assert batch["messages"] == [expected, {"seq": 8}]
+
+
+@pytest.mark.parametrize("unset", [None, False, {}, {"publish": False, "subscribe": None}, {"publish": []}])
+def test_local_topics_that_are_not_set_are_none(unset: object) -> None:
+    assert DeviceConfig.model_validate({"device_id": "press-07", "local_topics": unset}).local() is None
+
+
+def test_local_topics_that_cannot_be_used_are_an_error_of_their_device_and_not_of_the_whole_answer() -> None:
+    config = DeviceConfig.model_validate({"device_id": "press-07", "local_topics": {"publish": ["$SYS/x"]}})
+    with pytest.raises(ValueError, match="belong to the broker"):
+        config.local()

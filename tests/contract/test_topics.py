@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from appliance.contract.topics import (
+    MOST_LOCAL_BYTES,
+    MOST_LOCAL_FILTERS,
+    MOST_LOCAL_LEVELS,
+    LocalTopics,
     TopicTemplates,
     filter_matches,
     filters_overlap,
@@ -97,3 +101,45 @@ def test_a_device_gets_its_own_topics_and_the_answer_goes_by_serial_number() -> 
 def test_a_template_that_cannot_work_is_refused_with_its_name(name: str, template: str) -> None:
     with pytest.raises(ValueError, match=name):
         TopicTemplates().replaced({name: template})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("$SYS/x", "belong to the broker"),
+        ("$appliance/fence", "belong to the broker"),
+        ("test", "belong to viewers"),
+        ("test/#", "belong to viewers"),
+        ("#", "must be a plain name"),
+        ("+/x", "must be a plain name"),
+        ("/x", "must be a plain name"),
+        ("{device}/x", "must be a plain name"),
+        ("line/a{device}", "must fill a whole level"),
+        ("line/{serial}", "must fill a whole level"),
+        ("line/a+", "no valid topic filter"),
+        ("line/#/a", "no valid topic filter"),
+        ("", "no valid topic filter"),
+        ("line/\0", "no valid topic filter"),
+        ("line/" + "ä" * (MOST_LOCAL_BYTES // 2), "longer than"),
+        ("/".join(["line"] * (MOST_LOCAL_LEVELS + 1)), "longer than"),
+    ],
+)
+@pytest.mark.parametrize("direction", ["publish", "subscribe"])
+def test_a_local_topic_that_is_malformed_or_somebody_elses_is_refused_by_name(
+    direction: str, text: str, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"to {direction}: .*{reason}"):
+        LocalTopics(**{direction: ("line/a", text)})
+
+
+def test_local_topics_are_bounded_in_number() -> None:
+    filters = tuple(f"line/{number}" for number in range(MOST_LOCAL_FILTERS))
+    LocalTopics(filters, filters)
+    with pytest.raises(ValueError, match="17 filters"):
+        LocalTopics(subscribe=(*filters, "line/x"))
+
+
+def test_local_topics_of_a_device_and_the_patterns_of_all() -> None:
+    local = LocalTopics(("line/{device}/out", "line/all"), ("line/+/out/#",))
+    assert local.expand("press-07") == {"publish": ["line/press-07/out", "line/all"], "subscribe": ["line/+/out/#"]}
+    assert local.patterns() == {"line/+/out", "line/all", "line/+/out/#"}

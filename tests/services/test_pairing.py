@@ -157,6 +157,13 @@ async def test_a_token_leads_to_address_secret_topics_and_settings(box: Box, odo
     assert (odoo.calls[0].firmware_version, odoo.calls[0].hardware) == ("1.0.0", "press-ctl-2")
 
 
+async def test_a_device_is_told_its_local_topics_where_its_profile_grants_any(box: Box, odoo: OdooSource) -> None:
+    odoo.issue("T-2", "SN-2", "press-08", local_topics={"publish": ["line/{device}/out"], "subscribe": ["line/#"]})
+    answer = await box.ask("SN-2", "T-2")
+    assert json.loads(encode(answer))["local_topics"] == {"publish": ["line/press-08/out"], "subscribe": ["line/#"]}
+    assert "local_topics" not in json.loads(encode(await box.ask()))
+
+
 async def test_the_address_that_odoo_advertises_goes_before_the_appliances_own(box: Box, odoo: OdooSource) -> None:
     odoo.issue("T-2", "SN-2", "press-08", mqtt={"host": "mqtt.factory.com", "tls": False})
     answer = await box.ask("SN-2", "T-2")

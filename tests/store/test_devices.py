@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from appliance.contract.odoo import DeviceConfig
-from appliance.contract.topics import TopicTemplates
+from appliance.contract.topics import LocalTopics, TopicTemplates
 from appliance.errors import OtherDeviceError, StoreUnavailableError, TopicsRefusedError, UnknownDeviceError
 from appliance.store.database import Database
 from appliance.store.device import EARLIER_TOPICS_KEPT
@@ -229,6 +229,90 @@ async def test_a_device_whose_topics_collide_after_a_change_of_the_settings_is_l
     assert not (await again.set_enabled("b", True)).enabled
     await again.pair(claim("b", "SN-2", token=b"t2"))
     assert known(again, "b").enabled
+
+
+LOCAL = {"publish": ["line/{device}/out"], "subscribe": ["line/+/out"]}
+
+
+@pytest.mark.parametrize(
+    "granted",
+    [
+        {"subscribe": ["telemetry/#"]},
+        {"subscribe": ["telemetry/press-99/data"]},
+        {"publish": ["command/+/+"]},
+        {"publish": ["iiot/config/request"]},
+        {"publish": ["iiot/config/SN-99"]},
+        {"subscribe": ["ota/{device}/notify"]},
+        {"publish": ["plant/{device}/t"]},
+        {"publish": ["plant/+/t"]},
+        {"publish": ["plant/press-99/t"]},
+        {"publish": ["own/+/t"]},
+        {"publish": ["test/x"]},
+        {"publish": ["line/a"] * 17},
+    ],
+)
+async def test_local_topics_that_could_meet_any_devices_topics_are_refused_and_change_nothing(
+    registry: DeviceRegistry, granted: dict[str, list[str]]
+) -> None:
+    await registry.pair(claim("press-08", "SN-2", b"t8", topics={"telemetry": "plant/{device}/t"}))
+    before = await registry.pair(claim(local_topics=LOCAL))
+    own = {"telemetry": "own/{device}/t"}
+    with pytest.raises(TopicsRefusedError, match="local topic"):
+        await registry.pair(claim(token=b"t2", topics=own, local_topics=granted))
+    assert known(registry, "press-07").generation == before.generation
+    assert known(registry, "press-07").config.local() == LocalTopics(("line/{device}/out",), ("line/+/out",))
+
+
+async def test_a_profile_whose_topics_would_meet_granted_local_topics_is_refused(registry: DeviceRegistry) -> None:
+    await registry.pair(claim(local_topics=LOCAL))
+    topics = {"ota_status": "line/{device}/out"}
+    with pytest.raises(TopicsRefusedError, match=r"local topic line/\+/out meets line/\+/out"):
+        await registry.pair(claim("press-08", "SN-2", b"t8", topics=topics))
+    await registry.pair(claim(token=b"t2", local_topics={"publish": ["line/x"]}))
+    await registry.pair(claim("press-08", "SN-2", b"t8", topics=topics))
+    with pytest.raises(TopicsRefusedError, match="local topic"):
+        await registry.pair(claim(token=b"t3", local_topics=LOCAL))
+    await registry.pair(claim("press-08", "SN-2", b"t9"))
+    with pytest.raises(TopicsRefusedError, match="local topic"):
+        await registry.pair(claim(token=b"t4", local_topics=LOCAL))  # what it had, it may still use
+    await registry.end_earlier(["press-08"])
+    await registry.pair(claim(token=b"t5", local_topics=LOCAL))
+
+
+async def test_two_devices_of_one_transaction_do_not_get_what_meets(registry: DeviceRegistry) -> None:
+    await registry.pair(claim())
+    await registry.pair(claim("press-08", "SN-2", b"t8"))
+    refused = await registry.update_many(
+        [
+            DeviceUpdate(device_id="press-07", config=claim(local_topics=LOCAL).config),
+            DeviceUpdate(
+                device_id="press-08", config=claim("press-08", topics={"telemetry": "line/{device}/out"}).config
+            ),
+        ]
+    )
+    assert "meets line/+/out" in str(refused["press-08"])
+    assert known(registry, "press-08").topics.telemetry == "telemetry/press-08/data"
+    assert known(registry, "press-07").config.local() is not None
+
+
+async def test_a_device_may_give_up_local_topics_for_topics_that_would_have_met_them(registry: DeviceRegistry) -> None:
+    await registry.pair(claim(local_topics=LOCAL))
+    config = claim(topics={"telemetry": "line/{device}/out"}, local_topics={"publish": ["cell/x"]}).config
+    await registry.update(DeviceUpdate(device_id="press-07", config=config))
+    with pytest.raises(TopicsRefusedError, match="cell/x meets"):
+        await registry.pair(claim("press-08", "SN-2", b"t8", topics={"telemetry": "cell/{device}"}))
+    await registry.remove(["press-07"])
+    await registry.pair(claim("press-08", "SN-2", b"t9", topics={"telemetry": "cell/{device}"}))
+
+
+async def test_local_topics_that_collide_after_a_change_of_the_settings_cost_a_device_nothing_else(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim(local_topics=LOCAL))
+    later = await load(database, TopicTemplates(telemetry="line/{device}/out"))
+    assert known(later, "press-07").enabled
+    assert known(later, "press-07").config.local() is None
+    assert known(await load(database), "press-07").config.local() is not None
 
 
 async def test_a_configuration_that_cannot_be_read_disables_one_device_and_no_other(
