@@ -199,9 +199,13 @@ class OdooTooLargeError(OdooError):
 
 
 class OdooRefusedError(OdooError):
-    """Odoo refused a request with a problem document of the contract."""
+    """Odoo refused a request with a problem document of the contract.
 
-    def __init__(self, message: str, *, status: int, code: str) -> None:
+    ``floor``: of a database that knows less than it once confirmed (409 ``behind``), below which it has everything.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str, floor: int | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.floor = floor

@@ -200,6 +200,8 @@ class OdooProblem(OdooBody):
     message: str | None = None
     detail: str | None = None
     retry_after_s: float | None = None
+    floor: Annotated[int, Field(ge=0)] | None = None
+    """With ``behind``: the floor that this database knows for the epoch."""
 
     @property
     def text(self) -> str:

@@ -10,20 +10,23 @@ import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 from zlib import crc32
 
-from appliance.contract.odoo import Kind, StoredMessage
+from appliance.contract.odoo import Kind
 from appliance.store.database import Database, Row
+from appliance.store.epochs import EpochStand
 from appliance.store.history import History
 from appliance.store.ledger import LedgerLine, count_readings, read_ledger
-from appliance.store.messages import READING, Damage, add_message, insert_rows, read_messages
+from appliance.store.messages import READING, add_message, insert_readings, insert_rows
 from appliance.store.meta import get_meta, last_seq, set_meta
-from appliance.store.parked import PARKED_COUNT, Rejection, park_damage, park_message
+from appliance.store.outgoing import Batch, Outgoing, Wanted, readings
+from appliance.store.parked import PARKED_COUNT, Rejection
 from appliance.store.recent_ids import RecentIds, digest
-from appliance.store.settled import SettledRanges, runs
 
-__all__ = ["Backlog", "Batch", "Buffer", "Kind", "Rejection", "add_message"]
+__all__ = ["Backlog", "Batch", "Buffer", "EpochStand", "Kind", "Rejection", "Resent", "Wanted", "add_message"]
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +35,6 @@ COUNT_AFTER_ROWS = 20_000
 """The ledger on disk lags at most so many rows behind; they are counted again when the file is opened."""
 COUNT_AFTER_S = 1.0
 IDS_HOLD_UP_BYTES = 32 << 20
-ROW_OVERHEAD_BYTES = 48
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Messages to send, and what Odoo is told about the sequence (contract, "Exactly once")."""
-
-    messages: list[StoredMessage]
-    floor: int
-    """The lowest ``seq`` that may still be sent."""
-    settled: int
-    """The highest ``seq`` that Odoo has confirmed."""
-    epoch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +46,19 @@ class Backlog:
     oldest_received_at_ms: int | None
     last_seq: int
     settled_up_to: int
+    settled_ranges: int = 0
+    """Into how many intervals what is settled falls apart."""
+    last_ordered_seq: int = 0
+    """The newest message that waits and is no telemetry (0: there is none)."""
+
+
+class Resent(NamedTuple):
+    """What :meth:`Buffer.resend` did."""
+
+    rows: int
+    """So many messages wait again."""
+    missing: int
+    """So many that Odoo had confirmed are not kept any more."""
 
 
 class Buffer:
@@ -67,19 +70,24 @@ class Buffer:
         self._database = database
         self._history = History(keep_s=keep_settled_s, keep_bytes=keep_settled_bytes, clock=database.clock)
         self._recent = RecentIds()
-        self._settled = SettledRanges()
+        self._outgoing = Outgoing(history=self._history, clock=database.clock)
         self._last_seq = 0
-        self._counted_seq = 0
-        self._counted_waiting = 0
         self._counted_at = 0.0
         self._ids_written_up_to = 0
         self._uncounted: Counter[str] = Counter()
-        self._confirmed = 0
         self._parked = 0
+        self._last_ordered = 0
         self._had_jobs = False
         self._oldest_waiting_ms: int | None = None
         self._backlog = self._next_backlog = Backlog(0, 0, None, 0, 0)
+        self._stands: list[EpochStand] = []
+        self._next_stands: list[EpochStand] = []
+        self._stands_of = -1
         self._news: set[asyncio.Future[None]] = set()
+        self.in_flight = asyncio.Lock()
+        """Held while messages are on their way to Odoo: none of them changes its name meanwhile, or waits again."""
+        self.generation = 0
+        """Counts up when messages were unsettled or renamed: what was taken before must be taken anew."""
 
     async def load(self) -> None:
         """Read where the sequence stands; takes the same time at any backlog."""
@@ -109,20 +117,74 @@ class Buffer:
         crc = crc32(payload, crc32(f"{device} {kind} {at_ms} {received_at_ms} {flags}".encode()))
         self._database.append((device, kind, at_ms, received_at_ms, flags, key, payload, crc, receipt))
 
-    async def take(self, *, after: int = 0, limit: int = 500, max_bytes: int = 1_000_000) -> Batch:
-        """The oldest unsettled messages above ``after``; at least one if there is one, whatever its size.
+    async def take(
+        self,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        limit: int = 500,
+        max_bytes: int = 1_000_000,
+        readings_only: bool = False,
+    ) -> Batch:
+        """The oldest unsettled messages with ``after`` < seq ≤ ``up_to``, all of one epoch.
 
-        Messages whose row is damaged or gone are parked on the way.
+        At least one if there is one, whatever its size; but where ``readings_only`` are wanted, and thousands of other
+        messages come first, perhaps none: go on behind :attr:`Batch.reached`. Messages whose row is damaged or gone are
+        parked on the way.
         """
-        return await self._database.run(lambda connection: self._take(connection, after, limit, max_bytes))
+        wanted = Wanted(after, up_to, limit, max_bytes, readings_only)
+        return await self._database.run(lambda connection: self._outgoing.take(connection, wanted))
+
+    async def take_ordered(self, *, after: int = 0, limit: int = 500, max_bytes: int = 1_000_000) -> Batch:
+        """The same for all kinds but telemetry, without looking at the readings among them."""
+        wanted = Wanted(after, None, limit, max_bytes)
+        return await self._database.run(lambda connection: self._outgoing.take_ordered(connection, wanted))
 
     async def settle(self, done: Sequence[int], parked: Sequence[Rejection] = ()) -> None:
         """Odoo has ``done`` for good; ``parked`` moves to the list that says why not. One transaction."""
-        await self._database.run(lambda connection: self._settle(connection, done, parked))
+        await self._database.run(lambda connection: self._outgoing.settle(connection, done, parked))
+
+    def epochs(self) -> list[EpochStand]:
+        """Where the messages of each epoch stand, from memory; the present epoch first."""
+        present, *earlier = self._stands
+        return [replace(present, last_seq=self._backlog.last_seq), *earlier]
+
+    async def resend(self, epoch: str, from_seq: int) -> Resent:
+        """Odoo has forgotten what it had of this epoch from ``from_seq`` on: all of it that is kept waits again.
+
+        ``from_seq`` is Odoo's floor: its highest number may be that of a live reading, with a backlog lost below it.
+        What was parked stays so, and what Odoo still has it will answer with ``duplicate``. Waits until nothing is on
+        its way. Done in many small transactions; if it is broken off, what it has done is right, and the same call
+        does the rest.
+        """
+        async with self.in_flight:
+            rows, missing = 0, 0
+            go_on: int | None = max(from_seq, 1)
+            first = True
+            while go_on is not None:
+                job = partial(self._resend, epoch=epoch, from_seq=go_on, begin=first)
+                some, lost, go_on = await self._database.run(job)
+                self._changed()
+                rows, missing, first = rows + some, missing + lost, False
+        log.warning("%d messages are sent to Odoo again, %d are not kept any more", rows, missing)
+        return Resent(rows, missing)
+
+    async def renew_epoch(self, first_seq: int) -> str:
+        """Messages from ``first_seq`` on that Odoo has not confirmed, and all to come, get a new epoch; returns it.
+
+        Waits until nothing is on its way. :class:`StoreUnavailableError` if messages of too many epochs wait.
+        """
+        async with self.in_flight:
+            epoch = await self._database.run(lambda connection: self._outgoing.renew(connection, first_seq))
+            self._database.epoch = epoch
+            self._changed()
+        log.warning("messages from %d on have a new epoch, %s", first_seq, epoch)
+        return epoch
 
     async def wait_for_messages(self, after: int) -> None:
-        """Return as soon as a message above ``after`` is committed."""
-        while self._last_seq <= after:
+        """Return as soon as a message above ``after`` is committed, or old ones wait again."""
+        generation = self.generation
+        while self._last_seq <= after and self.generation == generation:
             news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._news.add(news)
             try:
@@ -131,6 +193,10 @@ class Buffer:
                     await news
             finally:
                 self._news.discard(news)
+
+    def _changed(self) -> None:
+        self.generation += 1
+        self._tell()
 
     def backlog(self) -> Backlog:
         """What waits, from memory."""
@@ -156,8 +222,12 @@ class Buffer:
         """Insert a group's rows, without those that repeat a ``msg_id``."""
         if any(row[_MSG_KEY] is not None for row in rows):
             rows = self._without_repeats(connection, rows)
-        insert_rows(connection, rows, first_seq=self._last_seq + 1)
-        self._uncounted.update([row[_DEVICE] for row in rows if row[_KIND] == READING])
+        devices = [row[_DEVICE] for row in rows if row[_KIND] == READING]
+        insert = insert_readings if len(devices) == len(rows) else insert_rows
+        insert(connection, rows, first_seq=self._last_seq + 1)
+        self._uncounted.update(devices)
+        if insert is insert_rows:
+            self._had_jobs = True
 
     def _without_repeats(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Row]:
         fresh: list[Row] = []
@@ -182,15 +252,20 @@ class Buffer:
         """Bring the ledger up to date now and then, and remove what need not be kept."""
         now = self._database.clock.monotonic()
         newest = last_seq(connection)
-        if pressed or newest - self._counted_seq >= COUNT_AFTER_ROWS or now - self._counted_at >= COUNT_AFTER_S:
+        if (
+            pressed
+            or newest - self._outgoing.counted_seq >= COUNT_AFTER_ROWS
+            or now - self._counted_at >= COUNT_AFTER_S
+        ):
             self._counted_at = now
             self._count_up(connection)
-            bound = min(self._settled.up_to, self._counted_seq)
+            bound = min(self._outgoing.settled.up_to, self._outgoing.counted_seq)
             self._history.plan(connection, bound=bound, newest=newest, pressed=pressed)
             self._keep_ids(connection, newest, pressed=pressed)
         removes = self._history.due
         if removes:
             self._history.remove_chunk(connection)
+            self._outgoing.drop_epochs(connection)
         self._look(connection, newest)
         return removes
 
@@ -205,18 +280,29 @@ class Buffer:
 
     def _look(self, connection: sqlite3.Connection, newest: int) -> None:
         """What is to be told after the commit; nothing can be read any more then."""
-        waiting = self._counted_waiting + newest - self._counted_seq
+        outgoing = self._outgoing
+        waiting = outgoing.waiting + newest - outgoing.counted_seq
         if self._had_jobs:
             self._had_jobs = False
             self._parked = get_meta(connection, PARKED_COUNT)
+            row = connection.execute("SELECT seq FROM ordered ORDER BY seq DESC LIMIT 1").fetchone()
+            self._last_ordered = row[0] if row else 0
+        if self._stands_of != outgoing.changes:
+            self._stands_of = outgoing.changes
+            self._next_stands = outgoing.stands(newest)
+            self._oldest_waiting_ms = None
         if self._oldest_waiting_ms is None and waiting:
-            self._oldest_waiting_ms = self._received_at(connection, self._floor(newest))
+            self._oldest_waiting_ms = self._received_at(connection, outgoing.floor(newest))
         oldest = self._oldest_waiting_ms if waiting else None
-        self._next_backlog = Backlog(waiting, self._parked, oldest, newest, self._settled.up_to)
+        settled = outgoing.settled
+        self._next_backlog = Backlog(
+            waiting, self._parked, oldest, newest, settled.up_to, len(settled), self._last_ordered
+        )
 
     def committed(self) -> None:
         """Tell who waits for messages."""
         self._backlog = backlog = self._next_backlog
+        self._stands = self._next_stands
         if backlog.last_seq != self._last_seq:
             self._last_seq = backlog.last_seq
             if self._news:
@@ -233,35 +319,25 @@ class Buffer:
 
     def _restore(self, connection: sqlite3.Connection) -> None:
         self._last_seq = last_seq(connection)
-        self._settled = SettledRanges.load(connection)
-        self._counted_seq = get_meta(connection, "counted_seq")
-        self._counted_waiting = get_meta(connection, "counted_waiting")
+        self._outgoing.restore(connection)
         self._ids_written_up_to = get_meta(connection, "ids_written_up_to")
-        self._confirmed = get_meta(connection, "confirmed")
-        self._uncounted = Counter(_readings(connection, self._counted_seq + 1, self._last_seq))
+        self._uncounted = Counter(readings(connection, self._outgoing.counted_seq + 1, self._last_seq))
         self._recent.restore(connection, self._ids_written_up_to)
         self._history.restore(connection)
         self._had_jobs = True
-        self._oldest_waiting_ms = None
 
     # --- counting: in the transaction of what is counted ------------------------------------------------------
-
-    def _floor(self, newest: int) -> int:
-        return next((first for first, _ in self._settled.gaps(1, newest)), newest + 1)
 
     def _count_up(self, connection: sqlite3.Connection) -> None:
         """Move the ledger on to the newest row, those of this very transaction included."""
         newest = last_seq(connection)
         self._write_ids(connection, newest)
-        if newest == self._counted_seq:
+        if newest == self._outgoing.counted_seq:
             return
-        for device, readings in self._uncounted.items():
-            count_readings(connection, device, received=readings)
+        for device, count in self._uncounted.items():
+            count_readings(connection, device, received=count)
         self._uncounted.clear()
-        self._counted_waiting += newest - self._counted_seq
-        self._counted_seq = newest
-        set_meta(connection, "counted_seq", newest)
-        set_meta(connection, "counted_waiting", self._counted_waiting)
+        self._outgoing.count_up(connection, newest)
 
     def _write_ids(self, connection: sqlite3.Connection, newest: int, *, through: int = 0) -> None:
         written = self._recent.write(connection, newest, through=through)
@@ -269,63 +345,14 @@ class Buffer:
             set_meta(connection, "ids_written_up_to", written)
             self._ids_written_up_to = written
 
-    # --- sending and settling --------------------------------------------------------------------------------
-
-    def _take(self, connection: sqlite3.Connection, after: int, limit: int, max_bytes: int) -> Batch:
-        messages: list[StoredMessage] = []
-        damages: list[Damage] = []
-        room = max_bytes
-        for first, last in self._settled.gaps(after + 1, self._counted_seq):
-            for message in read_messages(connection, first, last):
-                if isinstance(message, Damage):
-                    damages.append(message)
-                    continue
-                room -= len(message.payload) + ROW_OVERHEAD_BYTES
-                if messages and room < 0:
-                    break
-                messages.append(message)
-                if len(messages) >= limit:
-                    break
-            if room < 0 or len(messages) >= limit:
-                break
-        self._park_damages(connection, damages)
-        return Batch(messages, self._floor(self._counted_seq), self._confirmed, self._database.epoch)
-
-    def _park_damages(self, connection: sqlite3.Connection, damages: Sequence[Damage]) -> None:
-        if not damages:
-            return
-        settled = self._settled.copy()
-        for damage in damages:
-            log.error("messages %d to %d cannot be sent, they are %s", damage.first, damage.last, damage.code)
-            park_damage(connection, damage, at_ms=self._database.clock.now_ms())
-            settled.add(damage.first, damage.last)
-        self._save(connection, settled, sum(damage.last - damage.first + 1 for damage in damages), self._confirmed)
-
-    def _settle(self, connection: sqlite3.Connection, done: Sequence[int], parked: Sequence[Rejection]) -> None:
-        settled = self._settled.copy()
-        # a refused message leaves no receipt at Odoo, so it must not raise what we say Odoo has confirmed
-        confirmed = max((seq for seq in done if seq <= self._counted_seq), default=0)
-        fresh = 0
-        for rejection in parked:
-            if 0 < rejection.seq <= self._counted_seq and settled.add(rejection.seq, rejection.seq):
-                fresh += 1
-                park_message(connection, rejection, at_ms=self._database.clock.now_ms())
-        for first, last in runs(seq for seq in done if 0 < seq <= self._counted_seq):
-            for low, high in settled.add(first, last):
-                fresh += high - low + 1
-                for device, readings in _readings(connection, low, high).items():
-                    count_readings(connection, device, stored=readings)
-        self._save(connection, settled, fresh, max(self._confirmed, confirmed))
-
-    def _save(self, connection: sqlite3.Connection, settled: SettledRanges, fresh: int, confirmed: int) -> None:
-        settled.save(connection)
-        set_meta(connection, "counted_waiting", self._counted_waiting - fresh)
-        set_meta(connection, "confirmed", confirmed)
-        # memory last: what raises before here is undone in the file alone
-        self._counted_waiting -= fresh
-        self._confirmed = confirmed
-        self._settled = settled
-        self._oldest_waiting_ms = None
+    def _resend(
+        self, connection: sqlite3.Connection, *, epoch: str, from_seq: int, begin: bool
+    ) -> tuple[int, int, int | None]:
+        if epoch not in self._outgoing.epochs:
+            return 0, 0, None
+        missing = self._outgoing.begin_resend(connection, epoch, from_seq) if begin else 0
+        rows, go_on = self._outgoing.resend(connection, epoch, from_seq)
+        return rows, missing, go_on
 
     @staticmethod
     def _received_at(connection: sqlite3.Connection, seq: int) -> int | None:
@@ -333,13 +360,3 @@ class Buffer:
             "SELECT received_at_ms FROM messages WHERE seq >= ? ORDER BY seq LIMIT 1", (seq,)
         ).fetchone()
         return row[0] if row else None
-
-
-def _readings(connection: sqlite3.Connection, first: int, last: int) -> dict[str, int]:
-    """How many readings of each device stand between two numbers."""
-    rows = connection.execute(
-        "SELECT device, count(*) FROM messages WHERE seq BETWEEN ? AND ? AND kind = ? AND typeof(device) = 'text'"
-        " GROUP BY device",
-        (first, last, READING),
-    )
-    return dict(rows.fetchall())

@@ -54,6 +54,17 @@ class History:
         self._free_pages = False
 
     @property
+    def oldest(self) -> int:
+        """The oldest row that is kept; one beyond the newest where there is none."""
+        return self._oldest
+
+    def hold_from(self, connection: sqlite3.Connection, seq: int) -> None:
+        """Rows from ``seq`` on are not settled any more: forget what was planned for them, and since when they were."""
+        self.up_to = min(self.up_to, seq - 1)
+        self._marks = [mark for mark in self._marks if mark[1] < seq]
+        connection.execute("DELETE FROM settled_marks WHERE up_to >= ?", (seq,))
+
+    @property
     def due(self) -> bool:
         """Whether :meth:`remove_chunk` has something to do."""
         return self._oldest <= self.up_to or self._free_pages

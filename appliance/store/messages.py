@@ -14,7 +14,7 @@ READING = int(Kind.TELEMETRY)
 CRC_MASK = 0xFFFF_FFFF
 MENDING_BYTES = 16 << 20
 """More than so much is not computed in search of a damaged name."""
-_CRC = 7  # of a row's columns
+_KIND, _CRC = 1, 7  # of a row's columns
 _CHUNKS = tuple(1 << power for power in range(8, -1, -1))
 _INSERT = "INSERT INTO messages (device, kind, at_ms, received_at_ms, flags, msg_key, payload, crc) VALUES "
 _INSERTS = {size: _INSERT + ",".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * size) for size in _CHUNKS}
@@ -32,6 +32,16 @@ def checksum(device: str, kind: int, at_ms: int | None, received_at_ms: int, fla
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]], *, first_seq: int) -> None:
     """Write rows (device, kind, at_ms, received_at_ms, flags, msg_key, payload, checksum, …) under consecutive ``seq``.
+
+    Those that are no readings are noted in ``ordered``, by which they are found among millions of readings.
+    """
+    insert_readings(connection, rows, first_seq=first_seq)
+    others = [(seq,) for seq, row in enumerate(rows, first_seq) if row[_KIND] != READING]
+    connection.executemany("INSERT INTO ordered (seq) VALUES (?)", others)
+
+
+def insert_readings(connection: sqlite3.Connection, rows: Sequence[Sequence[Any]], *, first_seq: int) -> None:
+    """:func:`insert_rows` for rows that are all readings.
 
     A statement for many rows: Python's sqlite3 gives up the interpreter lock at every step of a statement, and a busy
     event loop takes its time to give it back.

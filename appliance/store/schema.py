@@ -81,6 +81,14 @@ def m004_presence(tables: Tables) -> None:
     )
 
 
+@migrations()
+def m005_epochs(tables: Tables) -> None:
+    """Several epochs in a file, what is settled though Odoo does not have it, and where the other kinds stand."""
+    for statement in _EPOCHS.split(";\n"):
+        if statement.strip():
+            tables.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))
@@ -234,4 +242,36 @@ CREATE TABLE api_keys (                       -- at most 100
     created_at_ms INTEGER NOT NULL,
     last_used_at_ms INTEGER                   -- written rarely
 ) STRICT, WITHOUT ROWID
+"""
+
+_EPOCHS = """
+CREATE TABLE epochs (                         -- names under which messages of this file are known to Odoo
+    epoch TEXT PRIMARY KEY,
+    confirmed INTEGER NOT NULL,               -- the highest seq that Odoo has confirmed
+    stored INTEGER NOT NULL                   -- how many messages it has confirmed
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE epoch_parts (                    -- from which seq on which epoch holds; the last one is the present
+    first_seq INTEGER PRIMARY KEY,
+    epoch TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE unstored (                       -- intervals of settled seqs that Odoo does not have: parked or lost
+    first INTEGER PRIMARY KEY,
+    last INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE ordered (                        -- unsettled messages of all kinds but telemetry
+    seq INTEGER PRIMARY KEY
+) STRICT;
+
+INSERT INTO epochs
+    SELECT value, coalesce((SELECT value FROM meta WHERE key = 'confirmed'), 0), (SELECT total(stored) FROM ledger)
+    FROM meta WHERE key = 'epoch';
+INSERT INTO epoch_parts SELECT 1, value FROM meta WHERE key = 'epoch';
+INSERT INTO unstored SELECT seq, max(seq + messages - 1) FROM parked WHERE seq IS NOT NULL GROUP BY seq;
+INSERT INTO meta SELECT 'unstored', count(*) FROM unstored;
+INSERT INTO ordered SELECT seq FROM messages
+    WHERE kind <> 1 AND NOT EXISTS (SELECT 1 FROM settled WHERE seq BETWEEN first AND last);
+DELETE FROM meta WHERE key = 'confirmed'
 """

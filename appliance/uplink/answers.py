@@ -57,7 +57,7 @@ class Answer:
         if self.status == 413:
             return OdooTooLargeError(f"Odoo refuses a body of {body_bytes} bytes (413)", certain=True)
         if problem and (self.status in (400, 422) or (self.status == 409 and problem.code in _STANDING)):
-            return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
+            return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code, floor=problem.floor)
         return self._error(problem)
 
     def config_error(self) -> OdooError:

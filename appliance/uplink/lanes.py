@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from appliance.contract.odoo import Kind, StoredMessage
 from appliance.store.buffer import Batch
 
+NOTHING = Batch([], floor=1, settled=0, stored=0, epoch="", reached=0)
+
 
 def is_ordered(message: StoredMessage) -> bool:
     """Whether the order of this message among its device's matters."""
@@ -37,17 +39,16 @@ class Lane:
     """Answers in a row that settled nothing."""
     failures: int = 0
     """How often in a row the next message, alone in its batch, had no usable answer."""
-    floor: int = 0
-    settled: int = 0
-    epoch: str = ""
+    batch: Batch = NOTHING
+    """What was taken last, for what is told of its epoch."""
 
     def fill(self, batch: Batch, *, up_to: int | None = None, alone: Collection[int] = ()) -> bool:
         """Take over a batch, as far as ``up_to``; each message of ``alone`` becomes a piece of its own."""
         messages = [message for message in batch.messages if up_to is None or message.seq <= up_to]
+        self.after = batch.reached
         if not messages:
             return False
-        self.after = messages[-1].seq
-        self.floor, self.settled, self.epoch = batch.floor, batch.settled, batch.epoch
+        self.batch = batch
         self.pieces = _runs(messages, alone)[::-1]
         return True
 

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from appliance.contract.odoo import BatchResult, encode_batch, encode_message
+from appliance.contract.odoo import BatchResult, Sender, encode_batch, encode_message
+from appliance.contract.sync import BatchLimits
 from appliance.contract.times import Clock
 from appliance.errors import (
     OdooAlarmError,
@@ -72,7 +73,17 @@ class Pump:
         random: Random | None = None,
         limits: PumpLimits | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_work: Callable[[], None] | None = None,
+        on_behind: Callable[[], None] | None = None,
     ) -> None:
+        """``on_work``: an answer said that Odoo has work for the appliance.
+
+        ``on_behind``: Odoo knows less than it once confirmed, is another database, or has another copy of this
+        appliance in its place (409). Nothing is sent until :meth:`release`, or for a minute; who is called finds out,
+        and sees to it that Odoo gets what it lost (:meth:`Buffer.resend`). Without it the pump does that by itself.
+        """
+        self._on_work = on_work
+        self._on_behind = on_behind
         self._buffer = buffer
         self._client = client
         self._breaker = client.breaker
@@ -87,30 +98,88 @@ class Pump:
         self._journal = Journal(clock=self._clock)
         self._last_post_at = float("-inf")
         self._alarm_until = float("-inf")
+        self._held: str | None = None
+        self._held_until = float("-inf")
+        self._behind: tuple[str, int] | None = None
+        self._sender: Sender | None = None
+        self._wake = asyncio.Event()
+
+    # --- what others ask of it -------------------------------------------------------------------------------
+
+    def hold(self, reason: str) -> None:
+        """Send nothing until :meth:`release`, but for what is on its way; ``reason`` is shown as the alarm."""
+        self._hold(reason, float("inf"))
+
+    def release(self) -> None:
+        """Send again."""
+        self._held = None
+        self._held_until = float("-inf")
+        self._wake.set()
+
+    def try_now(self) -> None:
+        """Odoo has just answered somebody else: do not wait out the back-off. Its own wishes count, and alarms do."""
+        self._breaker.hurry()
+        self._wake.set()
+
+    def use_sender(self, sender: Sender | None) -> None:
+        """Say in each batch who sends it, and to which database."""
+        self._sender = sender
+
+    def use_limits(self, limits: BatchLimits) -> None:
+        """Send no larger batches than Odoo says it takes."""
+        self._size.limit(messages=limits.messages, body_bytes=limits.body_bytes)
 
     def state(self) -> UplinkState:
         """What to tell people and programs."""
-        wait_s = max(self._breaker.delay_s(), self._alarm_until - self._clock.monotonic())
+        wait_s = max(self._breaker.delay_s(), max(self._alarm_until, self._held_until) - self._clock.monotonic())
         return self._journal.state(
+            held=self._held,
             breaker=self._breaker.state,
             consecutive_failures=self._breaker.failures,
-            next_attempt_in_s=wait_s if wait_s > 0 else None,
+            next_attempt_in_s=wait_s if 0 < wait_s < float("inf") else None,
             left_behind=self._schedule.left_behind,
         )
 
     async def run(self) -> None:
         """Send until cancelled."""
         while True:
+            if self._behind is not None:
+                await self._mend(*self._behind)
+            self._wake.clear()
+            held_s = self._held_until - self._clock.monotonic()
+            if held_s > 0:
+                await self._nap(held_s)
+                continue
+            self._held = None
+            self._schedule.refresh()
             lane = self._schedule.choose()
             if lane is None:
                 await self._schedule.idle()
                 continue
             pause_s = self._pause_s(lane)
             if pause_s > 0:
-                await self._sleep(pause_s)
-            elif lane.pieces or await self._fill(lane):
-                self._schedule.serve(lane)
-                await self._send(lane)
+                await self._nap(pause_s)
+                continue
+            async with self._buffer.in_flight:
+                await self._step(lane)
+
+    async def _step(self, lane: Lane) -> None:
+        if self._schedule.refresh() or self._held is not None:
+            return
+        if lane.pieces or await self._fill(lane):
+            self._schedule.serve(lane)
+            await self._send(lane)
+
+    async def _nap(self, seconds: float) -> None:
+        """Sleep until somebody wakes the pump."""
+        sleep = asyncio.ensure_future(self._sleep(seconds) if seconds < float("inf") else asyncio.Event().wait())
+        wake = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((sleep, wake), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            wake.cancel()
+            await asyncio.gather(sleep, wake, return_exceptions=True)
 
     def _pause_s(self, lane: Lane) -> float:
         now = self._clock.monotonic()
@@ -173,8 +242,15 @@ class Pump:
             messages.append(encoded)
             if len(messages) % ENCODED_AT_A_TIME == 0:
                 await asyncio.sleep(0)
+        batch = lane.batch
         return encode_batch(
-            gateway=self._gateway_uid, epoch=lane.epoch, floor=lane.floor, settled=lane.settled, messages=messages
+            gateway=self._gateway_uid,
+            epoch=batch.epoch,
+            floor=batch.floor,
+            settled=batch.settled,
+            messages=messages,
+            stored=batch.stored,
+            sender=self._sender,
         )
 
     async def _answered(self, lane: Lane, body_bytes: int, result: BatchResult) -> None:
@@ -186,6 +262,8 @@ class Pump:
         self._size.accepted(len(piece), body_bytes)
         if accepted:
             await self._settle(verdict.done, verdict.parked)
+        if result.work and self._on_work is not None:
+            self._on_work()
         self._suspects.answered(accepted=accepted)
         self._schedule.answered(lane, accepted=accepted)
         lane.drop()
@@ -234,8 +312,7 @@ class Pump:
     async def _refused(self, lane: Lane, error: OdooRefusedError) -> None:
         text = f"Odoo refuses a request ({error.status} {error.code}: {error})"
         if error.status == 409:
-            self._breaker.failed()
-            self._unanswered(lane, f"Odoo knows less than it once confirmed, was it restored from a backup? {text}")
+            self._disagrees(lane, error, text)
             return
         self._breaker.succeeded()
         self._journal.trouble(text)
@@ -244,6 +321,38 @@ class Pump:
             lane.split(len(piece) // 2)
         else:
             await self._culprit(lane, error.code, str(error), needs_proof=False)
+
+    def _disagrees(self, lane: Lane, error: OdooRefusedError, text: str) -> None:
+        """Odoo is another one than this appliance thinks, or the other way round."""
+        if error.code == "behind":
+            text = f"Odoo knows less than it once confirmed, it may have been restored from a backup: {text}"
+        if self._on_behind is not None:
+            self._breaker.succeeded()
+            self._hold(text, self._clock.monotonic() + self._limits.alarm_probe_s)
+            self._on_behind()
+        elif error.code == "behind":
+            self._breaker.failed()
+            self._unanswered(lane, text)
+            self._behind = (lane.batch.epoch, error.floor or 1)
+        else:
+            self._breaker.succeeded()
+            self._alarm(text)
+            lane.split(1)
+
+    def _hold(self, reason: str, until: float) -> None:
+        if reason != self._held:
+            self._journal.held(reason)
+        self._held, self._held_until = reason, until
+        self._wake.set()
+
+    async def _mend(self, epoch: str, from_seq: int) -> None:
+        """Give Odoo again what it has lost (contract, "Exactly once")."""
+        try:
+            await self._buffer.resend(epoch, from_seq)
+            self._behind = None
+        except StoreUnavailableError as error:
+            self._journal.trouble(f"the store cannot be changed: {error}")
+            await self._sleep(STORE_RETRY_S)
 
     async def _culprit(self, lane: Lane, code: str, text: str, *, needs_proof: bool) -> None:
         """A message was refused alone: it is tried again later, and parked in the end."""

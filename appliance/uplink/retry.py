@@ -48,6 +48,7 @@ class Breaker:
         self._backoff = backoff or Backoff()
         self._threshold = threshold
         self._next_attempt_at = 0.0
+        self._wished_until = 0.0
         self._probing = False
         self.failures = 0
         """Failures in a row."""
@@ -84,8 +85,13 @@ class Breaker:
         """It did not; ``retry_after_s`` is its own wish, the least that is waited."""
         self._probing = False
         self.failures += 1
-        delay_s = max(self._backoff.delay_s(self.failures), bounded_wait_s(retry_after_s) or 0.0)
-        self._next_attempt_at = self._clock.monotonic() + delay_s
+        now = self._clock.monotonic()
+        self._wished_until = now + (bounded_wait_s(retry_after_s) or 0.0)
+        self._next_attempt_at = max(now + self._backoff.delay_s(self.failures), self._wished_until)
+
+    def hurry(self) -> None:
+        """Odoo answers others: the next attempt is due now, unless Odoo wished otherwise itself."""
+        self._next_attempt_at = min(self._next_attempt_at, max(self._wished_until, self._clock.monotonic()))
 
     def released(self) -> None:
         """The attempt was given up before it had an outcome."""

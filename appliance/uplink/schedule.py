@@ -22,7 +22,7 @@ class Schedule:
         self._clock = clock
         self._backoff = backoff
         self._sleep = sleep
-        self._epoch = ""
+        self._generation = buffer.generation
         self._start_anew()
 
     def _start_anew(self) -> None:
@@ -34,6 +34,14 @@ class Schedule:
     def left_behind(self) -> bool:
         """Whether messages wait to be sent again that others have overtaken."""
         return self._left.waiting
+
+    def refresh(self) -> bool:
+        """Start anew if what the lanes hold has changed in the buffer since; whether it has."""
+        if self._generation == self._buffer.generation:
+            return False
+        self._generation = self._buffer.generation
+        self._start_anew()
+        return True
 
     def choose(self) -> Lane | None:
         """The lane that sends next, ``None`` if neither can now."""
@@ -70,17 +78,9 @@ class Schedule:
         """
         if lane is self._left and self._left.up_to is None:
             self._left.begin_pass(self._ahead)
-        newest = self._buffer.backlog().last_seq
         batch = await self._buffer.take(after=lane.after, limit=limit, max_bytes=max_bytes)
-        before, self._epoch = self._epoch, batch.epoch
-        if before not in ("", batch.epoch):
-            self._start_anew()
-            return False
         if lane is self._ahead:
-            filled = lane.fill(batch)
-            if not filled:
-                lane.after = max(lane.after, newest)
-            return filled
+            return lane.fill(batch)
         filled = lane.fill(batch, up_to=self._left.up_to, alone=alone)
         if not filled:
             self._left.end_pass(self._ahead)

@@ -15,8 +15,8 @@ class BatchSize:
     """
 
     def __init__(self, *, messages: int, body_bytes: int, clock: Clock) -> None:
-        self._most_messages = messages
-        self._most_bytes = body_bytes
+        self._own_messages = self._most_messages = messages
+        self._own_bytes = self._most_bytes = body_bytes
         self._clock = clock
         self._accepted_bytes = 0
         self._refused_bytes: int | None = None
@@ -24,6 +24,13 @@ class BatchSize:
         self._cut_bytes: int | None = None
         self.messages = messages
         self.body_bytes = body_bytes
+
+    def limit(self, *, messages: int | None, body_bytes: int | None) -> None:
+        """What Odoo says it takes at most; ``None``: it does not say. Never more than the limits of the beginning."""
+        self._most_messages = min(self._own_messages, messages or self._own_messages)
+        self._most_bytes = min(self._own_bytes, body_bytes or self._own_bytes)
+        self.messages = min(self.messages, self._most_messages)
+        self.body_bytes = min(self.body_bytes, self._most_bytes)
 
     def accepted(self, messages: int, body_bytes: int) -> None:
         """Odoo took a batch of this size."""

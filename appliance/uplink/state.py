@@ -56,6 +56,7 @@ class Journal:
     def state(
         self,
         *,
+        held: str | None,
         breaker: BreakerState,
         consecutive_failures: int,
         next_attempt_in_s: float | None,
@@ -65,7 +66,7 @@ class Journal:
         return UplinkState(
             configured=True,
             reachable=self._reachable,
-            alarm=self._alarm,
+            alarm=held or self._alarm,
             breaker=breaker,
             last_success_at_ms=self._last_success_at_ms,
             last_error=self._last_error,
@@ -108,6 +109,11 @@ class Journal:
         if self._reachable is not False:
             log.warning("messages wait for Odoo: %s", text)
         self._reachable = False
+        self.trouble(text)
+
+    def held(self, text: str) -> None:
+        """The appliance itself sends nothing, for a reason that is not an answer."""
+        log.error("nothing is sent to Odoo for now: %s", text)
         self.trouble(text)
 
     def alarm(self, text: str) -> None:

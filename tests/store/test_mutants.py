@@ -82,15 +82,15 @@ MUTANTS = [
     ),
     Mutant(
         "what waits is not written down",
-        "buffer.py",
-        {'        set_meta(connection, "counted_waiting", self._counted_waiting)\n': ""},
+        "outgoing.py",
+        {'        set_meta(connection, "counted_waiting", self.waiting)\n': ""},
         ("test_buffer.py", "counted_on_after_a_restart"),
         quick=True,
     ),
     Mutant(
         "rows are removed before Odoo's answer",
         "buffer.py",
-        {"bound = min(self._settled.up_to, self._counted_seq)": "bound = self._counted_seq"},
+        {"bound = min(self._outgoing.settled.up_to, self._outgoing.counted_seq)": "bound = newest"},
         ("test_history.py", "what_waits_is_never_removed"),
         quick=True,
     ),
@@ -107,8 +107,12 @@ MUTANTS = [
     ),
     Mutant(
         "a rejected message counts as confirmed",
-        "buffer.py",
-        {"(seq for seq in done if seq <= self._counted_seq)": "([*done, *(p.seq for p in parked)])"},
+        "outgoing.py",
+        {
+            "        if lost:\n": (
+                "        for low, high in lost:\n            epochs.confirm(low, high)\n        if lost:\n"
+            ),
+        },
         ("test_buffer.py", "floor_and_confirmed_follow"),
     ),
     Mutant(
@@ -193,8 +197,8 @@ MUTANTS = [
     ),
     Mutant(
         "readings are settled without being counted",
-        "buffer.py",
-        {"count_readings(connection, device, stored=readings)": "pass"},
+        "outgoing.py",
+        {"count_readings(connection, device, stored=count)": "pass"},
         ("test_buffer.py", "lanes_may_settle"),
     ),
     Mutant(

@@ -49,10 +49,17 @@ class ChaosOdoo:
     cuts_instead: bool = False
     """Longer bodies are not answered but cut off, while they are being sent."""
     keeps_connections: bool = False
+    work: list[bool] = field(default_factory=list)
+    """Whether the answers say that there is work; the first is used up by each."""
+    minds_floors: bool = False
+    """Whether it keeps floors and highest numbers as the contract says, and answers ``behind``."""
 
     stored: list[dict[str, Any]] = field(default_factory=list)
     """Effects, in their order."""
     receipts: set[tuple[str, str, int]] = field(default_factory=set)
+    floors: Counter[str] = field(default_factory=Counter)
+    highest: Counter[str] = field(default_factory=Counter)
+    """By epoch."""
     posts: list[Post] = field(default_factory=list)
     connections: int = 0
     in_flight: int = 0
@@ -131,6 +138,29 @@ class ChaosOdoo:
             self.changed.set()
         return self.keeps_connections
 
+    def backup(self) -> tuple[Any, ...]:
+        """What it knows now, for :meth:`restore`."""
+        return (self.stored[:], set(self.receipts), Counter(self.floors), Counter(self.highest))
+
+    @staticmethod
+    def nothing() -> tuple[Any, ...]:
+        """The backup of an empty database."""
+        return ([], set(), Counter(), Counter())
+
+    def restore(self, backup: tuple[Any, ...]) -> None:
+        """Know again what it knew then, and nothing else."""
+        self.stored, self.receipts, self.floors, self.highest = backup
+
+    def is_behind(self, post: Post) -> bool:
+        """Whether it knows less than it once confirmed; if not, it moves its floor."""
+        epoch = post.data["epoch"]
+        if post.data["settled"] > self.highest[epoch]:
+            return True
+        self.floors[epoch] = max(self.floors[epoch], post.data["floor"])
+        gateway = post.data["gateway"]
+        self.receipts = {key for key in self.receipts if key[:2] != (gateway, epoch) or key[2] >= self.floors[epoch]}
+        return False
+
     def store(self, post: Post) -> list[dict[str, Any]]:
         """What Odoo's transaction does, in the order of the batch; the results."""
         results = []
@@ -149,10 +179,11 @@ class ChaosOdoo:
                 results.append(
                     {"seq": seq, "status": "rejected", "code": "unknown_device", "message": "no such device"}
                 )
-            elif receipt in self.receipts:
+            elif receipt in self.receipts or seq < self.floors[post.data["epoch"]]:
                 results.append({"seq": seq, "status": "duplicate"})
             else:
                 self.receipts.add(receipt)
+                self.highest[post.data["epoch"]] = max(self.highest[post.data["epoch"]], seq)
                 self.stored.append(message)
                 results.append({"seq": seq, "status": "stored"})
         self.forgotten.subtract(post.seqs)
@@ -184,9 +215,13 @@ async def well(odoo: ChaosOdoo, post: Post, writer: asyncio.StreamWriter) -> Non
     elif any(odoo.culprit(message) for message in post.data["messages"]):
         body = json.dumps({"code": "invalid_message", "detail": "a message cannot be read"}).encode()
         await answer(writer, 422, body, content_type="application/problem+json")
+    elif odoo.minds_floors and odoo.is_behind(post):
+        floor = odoo.floors[post.data["epoch"]]
+        await answer(writer, 409, json.dumps({"code": "behind", "detail": "restored", "floor": floor}).encode())
     else:
         results = odoo.store(post)
-        await answer(writer, 200, json.dumps({"results": results, "work": False}).encode())
+        work = odoo.work.pop(0) if odoo.work else False
+        await answer(writer, 200, json.dumps({"results": results, "work": work}).encode())
 
 
 async def reset_before(odoo: ChaosOdoo, post: Post, writer: asyncio.StreamWriter) -> None:

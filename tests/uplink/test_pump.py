@@ -454,21 +454,6 @@ async def test_retry_after_is_the_least_that_is_waited(
         await buffer.drained()
 
 
-async def test_an_odoo_that_knows_less_than_it_confirmed_gets_nothing_and_loses_nothing(
-    odoo: ChaosOdoo, buffer: WatchedBuffer, pump: Pump
-) -> None:
-    odoo.faults.extend([chaos.status(409, problem="behind")] * 8)
-    await buffer.add(3)
-    async with running(pump):
-        await odoo.until(lambda: len(odoo.posts) >= 6)
-        state = pump.state()
-        assert state.reachable is False
-        assert "restored from a backup" in (state.last_error or "")
-        await buffer.drained()
-    assert buffer.rejections == []
-    assert Counter(odoo.stored_seqs) == Counter([1, 2, 3])
-
-
 async def test_answers_are_settled_even_if_the_store_cannot_commit_at_first(
     odoo: ChaosOdoo, buffer: WatchedBuffer, pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,20 +515,6 @@ async def test_a_full_batch_does_not_wait_for_more(
         await buffer.drained()
     assert time.slept == []
     assert [len(post.seqs) for post in odoo.posts] == [20, 20, 20]
-
-
-async def test_a_buffer_that_became_another_one_is_read_from_its_beginning(
-    odoo: ChaosOdoo, buffer: WatchedBuffer, pump: Pump, database: Database
-) -> None:
-    odoo.put_off[1] = 1
-    await buffer.add(3)
-    async with running(pump):
-        await buffer.until(lambda: buffer.backlog().waiting == 1)
-        database.epoch = "3f8e5b52-58a4-4f5f-93d4-2f4f5a4e2f33"
-        await buffer.drained()
-        await buffer.add()
-        await buffer.drained()
-    assert {post.data["epoch"] for post in odoo.posts[1:]} == {database.epoch}
 
 
 async def test_what_was_left_behind_gets_its_turn_while_new_messages_keep_coming(
