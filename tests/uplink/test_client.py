@@ -114,8 +114,8 @@ async def test_a_cut_while_sending_more_than_64_kib_counts_as_too_large(kind: ty
         *[(status, None, OdooUnavailableError) for status in (400, 409, 422)],
         *[(status, {"code": 200, "message": "Odoo Server Error"}, OdooUnavailableError) for status in (400, 422, 200)],
         *[(status, {"code": "invalid"}, OdooRefusedError) for status in (400, 422)],
-        (409, {"code": "behind"}, OdooRefusedError),
-        (409, {"code": "fenced"}, OdooUnavailableError),
+        *[(409, {"code": code}, OdooRefusedError) for code in ("behind", "fenced", "wrong_database")],
+        (409, {"code": "locked"}, OdooUnavailableError),
         (413, None, OdooTooLargeError),
         (200, [], OdooUnavailableError),
         (200, {"results": [{"seq": 1, "status": "perhaps"}]}, OdooUnavailableError),
@@ -128,6 +128,14 @@ async def test_each_answer_to_a_batch_has_its_meaning(status: int, json: object,
             await client.post_batch(BODY)
         assert type(caught.value) is error
         assert str(status) in str(caught.value) or error is OdooRefusedError
+
+
+async def test_an_odoo_that_is_behind_says_below_which_number_it_has_everything() -> None:
+    for told, floor in (({"floor": 41}, 41), ({}, None)):
+        async with answering(409, {"code": "behind", **told}) as client:
+            with pytest.raises(OdooRefusedError) as caught:
+                await client.post_batch(BODY)
+            assert caught.value.floor == floor
 
 
 async def test_what_is_html_counts_as_no_answer_whatever_its_status() -> None:
