@@ -26,13 +26,12 @@ from appliance.figures import FigureService
 from appliance.health import HealthService
 from appliance.http_server import http_server
 from appliance.identity import Identity, read_identity
+from appliance.observers import Observers
 from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
 from appliance.services.ota import OtaService
 from appliance.services.pairing import PairingService
-from appliance.services.presence import PresenceService
-from appliance.services.presence_keeper import PresenceKeeper
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
@@ -41,7 +40,6 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
-from appliance.store.presence import PresenceStore
 from appliance.uplink.client import OdooClient, Timeouts
 from appliance.uplink.pump import Pump, PumpLimits
 from appliance.uplink.state import UplinkState
@@ -120,7 +118,7 @@ class Appliance:
             "pairing": self.pairing.run(),
             "commands": self.commands.run(),
             "refusals": self.refusals.run(),
-            "presence": self.presence_keeper.run(),
+            "observers": self.observers.run(),
             "health": self.health.run(),
             "web": self._serve_web(),
             "stop": self._until_stopped(),
@@ -171,11 +169,12 @@ class Appliance:
 
     async def _start_broker(self, identity: Identity, stack: AsyncExitStack) -> None:
         settings, clock = self.settings, self.clock
-        self.presence = PresenceService(clock=clock)
-        self.presence_keeper = PresenceKeeper(presence=self.presence, store=PresenceStore(self.database), clock=clock)
-        await self.presence_keeper.load()
+        self.observers = Observers(database=self.database, clock=clock)
+        self.presence = self.observers.presence
         self.refusals = RefusalService(database=self.database, clock=clock)
         self.telemetry = TelemetryService(database=self.database, buffer=self.buffer, presence=self.presence)
+        self.observers.gateway_clock.changed.append(self.telemetry.mark)
+        await self.observers.load()
         self.ota = OtaService(database=self.database)
         self.commands = CommandService(outbox=Outbox(self.database), devices=self.registry, clock=clock)
         viewers = {}
@@ -226,7 +225,7 @@ class Appliance:
         self.commands.transmit = listener.deliver
         self.registry.changed.append(listener.device_changed)
         self.registry.removed.append(lambda device: listener.revoke(device.device_id))
-        self.registry.removed.append(lambda device: self.presence_keeper.removed(device.device_id))
+        self.registry.removed.append(lambda device: self.observers.keeper.removed(device.device_id))
         await self.broker.start()
         stack.push_async_callback(self._stop_broker)
         self.pairing = PairingService(
@@ -249,6 +248,7 @@ class Appliance:
             buffer=self.buffer,
             listener=self.broker.listener,
             presence=self.presence,
+            gateway_clock=self.observers.gateway_clock,
             uplink=self.uplink_state,
             quota_bytes=settings.iiot_buffer_quota_mb * MIB,
             clock=self.clock,
@@ -346,7 +346,7 @@ class Appliance:
         await self.broker.stop()
         # after the last publish that can be refused, and the last device that goes
         await self.refusals.write()
-        await self.presence_keeper.close()
+        await self.observers.close()
 
 
 def _nothing(_: object) -> None:

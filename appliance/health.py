@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from appliance.broker.listener import Listener
 from appliance.contract.times import Clock, rfc3339
+from appliance.services.gateway_clock import GatewayClock
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
@@ -33,6 +34,7 @@ class HealthService:
         buffer: Buffer,
         listener: Listener,
         presence: PresenceService,
+        gateway_clock: GatewayClock,
         uplink: Callable[[], UplinkState],
         quota_bytes: int,
         clock: Clock,
@@ -41,6 +43,7 @@ class HealthService:
         self._buffer = buffer
         self._listener = listener
         self._presence = presence
+        self._gateway_clock = gateway_clock
         self._uplink = uplink
         self._quota_bytes = quota_bytes
         self._clock = clock
@@ -76,6 +79,8 @@ class HealthService:
 
     def _degraded(self) -> list[str]:
         reasons = []
+        if self._gateway_clock.doubt:
+            reasons.append(f"the clock of the appliance is wrong, and readings are marked: {self._gateway_clock.doubt}")
         uplink = self._uplink()
         if uplink.alarm:
             reasons.append(f"nothing is sent to Odoo until somebody acts: {uplink.alarm}")
@@ -105,6 +110,7 @@ class HealthService:
             },
             "uplink": asdict(self._uplink()),
             "disk": self._disk,
+            "clock": {"plausible": self._gateway_clock.doubt is None, "doubt": self._gateway_clock.doubt},
         }
 
 

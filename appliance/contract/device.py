@@ -132,7 +132,7 @@ def parse_config_request(payload: bytes, *, own_serial: str | None = None) -> Co
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One reading: its JSON, its own time if it may be used, what the clock said, and its identity if it has one."""
+    """One reading: its JSON, its own time if it has one, the verdict on that, and its identity if it has one."""
 
     payload: bytes
     at_ms: int | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from appliance.contract.device import DeviceId
-from appliance.contract.times import ClockFlag, rfc3339
+from appliance.contract.times import clock_fields, rfc3339, time_of
 from appliance.contract.topics import LocalTopics
 
 CONTRACT_VERSION = 1
@@ -46,7 +46,10 @@ def kind_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message as the buffer keeps it; ``payload`` is valid JSON, times are milliseconds since 1970."""
+    """A message as the buffer keeps it; ``payload`` is valid JSON, times are milliseconds since 1970.
+
+    ``at_ms`` is the device's own time; ``flags`` say whether it may be used (:func:`appliance.contract.times.time_of`).
+    """
 
     seq: int
     device: str
@@ -59,8 +62,10 @@ class StoredMessage:
 
 def encode_message(message: StoredMessage, lane: Literal["live", "backlog"]) -> bytes:
     """One message of a batch; the payload's JSON is spliced in as the device sent it."""
-    at_ms = message.received_at_ms if message.at_ms is None else message.at_ms
-    clock = ',"clock":"ahead"' if message.flags & ClockFlag.AHEAD else ""
+    at_ms, clock = message.at_ms, ""
+    if message.flags:
+        clock = clock_fields(at_ms, message.flags)
+    at_ms = time_of(at_ms, message.received_at_ms, message.flags)
     head = (
         f'{{"seq":{message.seq},"device":"{message.device}","kind":"{message.kind.wire}","at":"{rfc3339(at_ms)}",'
         f'"received_at":"{rfc3339(message.received_at_ms)}","lane":"{lane}"{clock},"payload":'

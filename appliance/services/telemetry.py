@@ -6,6 +6,7 @@ import logging
 
 from appliance.contract.device import PayloadError, parse_telemetry
 from appliance.contract.odoo import Kind
+from appliance.contract.times import ClockFlag
 from appliance.services.limits import Quiet
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
@@ -24,8 +25,13 @@ class TelemetryService:
         self._append = buffer.append
         self._last_telemetry = presence.last_telemetry_ms
         self._quiet = Quiet(clock=database.clock)
+        self._gateway_flag = 0
         self.readings = 0
         """Readings taken since the start, for metrics."""
+
+    def mark(self, flag: ClockFlag) -> None:
+        """From now on readings carry this, because the gateway's clock can be believed (0), or cannot."""
+        self._gateway_flag = int(flag)
 
     def accept(self, device_id: str, payload: bytes, received_at_ms: int, receipt: object) -> None:
         """Store a payload's readings; ``receipt`` comes back after the commit of the last of them."""
@@ -42,7 +48,7 @@ class TelemetryService:
                 reading.payload,
                 received_at_ms=received_at_ms,
                 at_ms=reading.at_ms,
-                flags=reading.flags,
+                flags=reading.flags | self._gateway_flag,
                 msg_id=reading.msg_id,
                 receipt=receipt if reading is last else None,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+_NEWEST_TIME = "newest_time_ms"
+
 
 def get_meta(connection: sqlite3.Connection, key: str) -> int:
     """A number of the table ``meta``; 0 where it was never set."""
@@ -36,3 +38,14 @@ def last_seq(connection: sqlite3.Connection) -> int:
 def pragma(connection: sqlite3.Connection, name: str) -> int:
     """A pragma that is a number, such as ``page_count``."""
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def newest_time(connection: sqlite3.Connection) -> int:
+    """The newest wall-clock time that was ever stored, as far as it was written down; milliseconds since 1970."""
+    row = connection.execute("SELECT received_at_ms FROM messages ORDER BY seq DESC LIMIT 1").fetchone()
+    return max(get_meta(connection, _NEWEST_TIME), row[0] if row else 0)
+
+
+def note_newest_time(connection: sqlite3.Connection, ms: int) -> None:
+    """Write down the newest wall-clock time. It may be an earlier one: the clock may have been ahead, and mended."""
+    set_meta(connection, _NEWEST_TIME, ms)

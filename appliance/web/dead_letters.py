@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from appliance.contract.odoo import Kind, kind_name
-from appliance.contract.times import rfc3339
+from appliance.contract.times import rfc3339, time_of
 from appliance.errors import UnknownDeadLetterError
 from appliance.store.dead_letters import Changed, DeadLetter, DeadLetters, Filter
 from appliance.store.parked import MOST_PARKED, MOST_PARKED_BYTES
@@ -166,7 +166,7 @@ def _encode(letter: DeadLetter) -> bytes:
         "seq": letter.seq,
         "device": letter.device,
         "kind": kind_name(letter.kind),
-        "at": rfc3339(letter.received_at_ms if letter.at_ms is None else letter.at_ms),
+        "at": rfc3339(time_of(letter.at_ms, letter.received_at_ms, letter.flags)),
         "received_at": rfc3339(letter.received_at_ms),
         "parked_at": rfc3339(letter.parked_at_ms),
         "code": letter.code,

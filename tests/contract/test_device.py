@@ -15,7 +15,7 @@ from appliance.contract.device import (
     parse_body,
     parse_telemetry,
 )
-from appliance.contract.times import ClockFlag, device_time, parse_rfc3339, rfc3339
+from appliance.contract.times import EARLIEST_MS, ClockFlag, device_time, parse_rfc3339, rfc3339
 
 NOW_MS = 1_763_805_600_000  # 2025-11-22T10:00:00Z
 
@@ -99,10 +99,14 @@ def test_what_is_not_json_is_said_to_be_none(payload: bytes) -> None:
         (NOW_MS, (NOW_MS, ClockFlag.DEVICE)),
         ("2025-11-22T11:00:00+01:00", (NOW_MS, ClockFlag.DEVICE)),
         ("2025-11-22T10:00:00", (NOW_MS, ClockFlag.DEVICE)),
-        (0, (0, ClockFlag.DEVICE)),
+        (0, (0, ClockFlag.OLD)),
+        (946_684_800, (946_684_800_000, ClockFlag.OLD)),
+        ("2000-01-01T00:00:07Z", (946_684_807_000, ClockFlag.OLD)),
+        (EARLIEST_MS - 1, (EARLIEST_MS - 1, ClockFlag.OLD)),
+        (EARLIEST_MS, (EARLIEST_MS, ClockFlag.DEVICE)),
         (NOW_MS + 300_000, (NOW_MS + 300_000, ClockFlag.DEVICE)),
-        (NOW_MS + 300_001, (None, ClockFlag.AHEAD)),
-        ("2999-01-01T00:00:00Z", (None, ClockFlag.AHEAD)),
+        (NOW_MS + 300_001, (NOW_MS + 300_001, ClockFlag.AHEAD)),
+        ("2999-01-01T00:00:00Z", (32_472_144_000_000, ClockFlag.AHEAD)),
         (-1, (None, ClockFlag.UNREADABLE)),
         (10**30, (None, ClockFlag.UNREADABLE)),
         (10**400, (None, ClockFlag.UNREADABLE)),

@@ -27,9 +27,31 @@ def test_a_field_that_odoo_leaves_unset_as_null_or_false_means_the_default() -> 
     assert (config.mqtt.host, config.mqtt.port, config.mqtt.tls) == (None, None, False)
 
 
-@pytest.mark.parametrize("flags", [0, ClockFlag.DEVICE, ClockFlag.AHEAD])
-def test_a_batch_is_json_with_the_payload_as_the_device_sent_it(flags: int) -> None:
-    message = StoredMessage(7, "press-07", Kind.TELEMETRY, None, 1_763_805_600_000, flags, b'{"t": 1.10}')
+OWN_MS = 1_763_805_599_000
+BY_ITSELF = "2025-11-22T09:59:59.000Z"
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "flags", "at", "said"),
+    [
+        (None, 0, None, {}),
+        (OWN_MS, ClockFlag.DEVICE, BY_ITSELF, {"clock": "ok"}),
+        (OWN_MS, ClockFlag.AHEAD, None, {"clock": "ahead", "device_at": BY_ITSELF}),
+        (OWN_MS, ClockFlag.OLD, None, {"clock": "old", "device_at": BY_ITSELF}),
+        (None, ClockFlag.AHEAD, None, {"clock": "ahead"}),
+        (None, ClockFlag.UNREADABLE, None, {"clock": "unreadable"}),
+        (None, ClockFlag.GATEWAY, None, {"gateway_clock": "implausible"}),
+        (
+            *(OWN_MS, ClockFlag.GATEWAY | ClockFlag.AHEAD, None),
+            {"clock": "ahead", "device_at": BY_ITSELF, "gateway_clock": "implausible"},
+        ),
+        (OWN_MS, 0, BY_ITSELF, {}),
+    ],
+)
+def test_a_batch_says_what_it_thinks_of_the_clocks_and_keeps_the_payload_as_the_device_sent_it(
+    own_ms: int | None, flags: int, at: str | None, said: dict[str, str]
+) -> None:
+    message = StoredMessage(7, "press-07", Kind.TELEMETRY, own_ms, 1_763_805_600_000, flags, b'{"t": 1.10}')
     body = encode_batch(
         gateway="g", epoch="e", floor=7, settled=6, messages=[encode_message(message, "live"), b'{"seq":8}']
     )
@@ -40,14 +62,12 @@ def test_a_batch_is_json_with_the_payload_as_the_device_sent_it(flags: int) -> N
         "seq": 7,
         "device": "press-07",
         "kind": "telemetry",
-        "at": "2025-11-22T10:00:00.000Z",
+        "at": at or "2025-11-22T10:00:00.000Z",
         "received_at": "2025-11-22T10:00:00.000Z",
         "lane": "live",
         "payload": {"t": 1.1},
     }
-    if flags & ClockFlag.AHEAD:
-        expected["clock"] = "ahead"
-    assert batch["messages"] == [expected, {"seq": 8}]
+    assert batch["messages"] == [expected | said, {"seq": 8}]
 
 
 @pytest.mark.parametrize("unset", [None, False, {}, {"publish": False, "subscribe": None}, {"publish": []}])
