@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from appliance.errors import RequestError, StoreUnavailableError
-from appliance.services.api_keys import Scope
 from appliance.services.limits import FailureLimiter
 from appliance.web.api_keys import ApiKeyRoutes
-from appliance.web.auth import Endpoint, KeyGuard
+from appliance.web.auth import KeyGuard
 from appliance.web.bodies import BodyLimit
 from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
@@ -26,9 +22,12 @@ from appliance.web.ledger import LedgerRoutes
 from appliance.web.metrics import MetricsRoute
 from appliance.web.mqtt_socket import PATH as MQTT_PATH
 from appliance.web.mqtt_socket import MqttSockets
+from appliance.web.openapi import OpenApiRoute
 from appliance.web.page_access import PageAccess
 from appliance.web.pages import PageRoutes
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
+from appliance.web.routes import Line as _Line
+from appliance.web.routes import routes as _routes
 from appliance.web.services import Health, WebServices
 from appliance.web.status import StatusRoutes
 
@@ -42,22 +41,6 @@ class WebLimits:
     body_bytes: int = 1 << 20
     failures_per_address: int = 20
     failure_window_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    method: str
-    path: str
-    endpoint: Endpoint
-    open: bool = False
-    """Served without a key."""
-    scope: Scope | None = None
-    """What the key must be good for; left out: ``read`` for GET, else ``operate``."""
-
-    @property
-    def needs(self) -> Scope | None:
-        """The scope, or ``None`` where no key is needed."""
-        return None if self.open else self.scope or ("read" if self.method == "GET" else "operate")
 
 
 def create_app(
@@ -82,8 +65,11 @@ def create_app(
         find_key=services.api_keys.find, limiter=limiter, clock=services.clock, at_the_box=services.page_at_the_box
     )
     pages = PageRoutes(services, status, access)
-    lines = [
+    lines: list[_Line] = []
+    openapi = OpenApiRoute(lines, version=services.version, sockets=mqtt_sockets is not None)
+    lines += [
         _Line("GET", "/", status.root, open=True),
+        _Line("GET", "/openapi.json", openapi.document, open=True),
         _Line("GET", "/health", status.health, open=True),
         _Line("GET", "/ca.pem", status.ca_pem, open=True),
         _Line("POST", "/api/v1/config/download", config.download, open=True),
@@ -134,22 +120,3 @@ def create_app(
     # a path is right or it is not: a redirect would lose the body and the key of most clients
     app.router.redirect_slashes = False
     return app
-
-
-def _routes(lines: Iterable[_Line], guard: KeyGuard) -> list[Route]:
-    """One route for each path. Starlette answers a wrong method by the first route whose path fits, and names only
-    that one's methods in ``Allow``: so the methods of a path must share a route."""
-    paths: dict[str, dict[str, Endpoint]] = {}
-    for line in lines:
-        paths.setdefault(line.path, {})[line.method] = (
-            line.endpoint if line.needs is None else guard.keyed(line.endpoint, line.needs)
-        )
-    return [Route(path, _dispatch(methods), methods=list(methods)) for path, methods in paths.items()]
-
-
-def _dispatch(methods: dict[str, Endpoint]) -> Endpoint:
-    async def dispatch(request: Request) -> Response:
-        method = "GET" if request.method == "HEAD" else request.method
-        return await methods[method](request)
-
-    return dispatch

@@ -12,6 +12,7 @@ from appliance.store.devices import Device
 from appliance.web.auth import KeyGuard, basic_credentials, source_address
 from appliance.web.bodies import json_response, parse, read_json
 from appliance.web.problems import problem_response
+from appliance.web.routes import describes
 from appliance.web.services import WebServices
 
 _REFUSALS: dict[ConfigErrorCode, tuple[int, ProblemCode]] = {
@@ -35,6 +36,18 @@ class ConfigRoutes:
         self._services = services
         self._guard = guard
 
+    @describes(
+        ConfigOk,
+        body=ConfigRequest,
+        body_optional=True,
+        security=("device",),
+        problems={
+            401: "the device's secret is not valid",
+            403: "the token is not valid, or the device is disabled",
+            410: "the token was used, or is too old",
+            503: "Odoo cannot be asked now; Retry-After says when to come again",
+        },
+    )
     async def download(self, request: Request) -> Response:
         """A token in the body pairs; HTTP Basic (device id, secret) asks for the present configuration."""
         basic = basic_credentials(request)

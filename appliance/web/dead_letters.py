@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +16,9 @@ from appliance.contract.times import rfc3339, time_of
 from appliance.errors import UnknownDeadLetterError
 from appliance.store.dead_letters import Changed, DeadLetter, DeadLetters, Filter
 from appliance.store.parked import MOST_PARKED, MOST_PARKED_BYTES
+from appliance.web.answers import Letter, LettersAnswer, Removed, RemovedMany, Retried, RetriedMany
 from appliance.web.bodies import json_response, parse, read_json
+from appliance.web.routes import Media, describes
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def _kind(value: object) -> object:
     return value
 
 
+KindName = Annotated[Kind, BeforeValidator(_kind), WithJsonSchema({"enum": list(_KINDS)})]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 RowId = Annotated[int, Field(ge=0, lt=1 << 62)]
 
@@ -48,7 +51,7 @@ class LettersFilter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Name | None = None
-    kind: Annotated[Kind | None, BeforeValidator(_kind)] = None
+    kind: KindName | None = None
     code: Name | None = None
     after: RowId = 0
     up_to: RowId | None = None
@@ -84,6 +87,7 @@ class DeadLetterRoutes:
     def __init__(self, letters: DeadLetters) -> None:
         self._letters = letters
 
+    @describes(LettersAnswer, query=LettersQuery)
     async def list(self, request: Request) -> Response:
         """The oldest first; ``next`` is the ``after`` of the next page, if there is one."""
         query = parse(LettersQuery, dict(request.query_params))
@@ -102,10 +106,12 @@ class DeadLetterRoutes:
             to_json(head)[:-1] + b',"dead_letters":[' + b",".join(_encode(letter) for letter in page.letters) + b"]}"
         )
 
+    @describes(Letter, problems={404: "no such dead letter"})
     async def show(self, request: Request) -> Response:
         """One, with its whole payload."""
         return json_response(_encode(await self._letters.get(_id(request))))
 
+    @describes(Retried, problems={404: "no such dead letter", 409: "it is no whole message"})
     async def retry(self, request: Request) -> Response:
         """One becomes a new message with its old times, and waits for Odoo like any other."""
         letter_id = _id(request)
@@ -113,6 +119,7 @@ class DeadLetterRoutes:
         log.info("parked message %d is sent again as message %d", letter_id, seq)
         return json_response(to_json({"id": letter_id, "seq": seq}))
 
+    @describes(RetriedMany, body=LettersOrder)
     async def retry_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``; what is no whole message is skipped, and counted as that."""
         order = parse(LettersOrder, await read_json(request))
@@ -120,6 +127,7 @@ class DeadLetterRoutes:
         log.info("%d parked messages are sent again, %d cannot be", changed.count, changed.skipped)
         return json_response(to_json({"retried": changed.count, "skipped": changed.skipped, **_rest(changed)}))
 
+    @describes(Removed, problems={404: "no such dead letter"})
     async def remove(self, request: Request) -> Response:
         """One is removed for good; the ledger counts it as removed."""
         letter_id = _id(request)
@@ -127,6 +135,7 @@ class DeadLetterRoutes:
         log.warning("an operator removed parked message %d", letter_id)
         return json_response(to_json({"id": letter_id, "removed": 1}))
 
+    @describes(RemovedMany, query=LettersOrder)
     async def remove_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``, are removed for good and counted."""
         order = parse(LettersOrder, dict(request.query_params))
@@ -134,6 +143,7 @@ class DeadLetterRoutes:
         log.warning("an operator removed %d parked messages", changed.count)
         return json_response(to_json({"removed": changed.count, **_rest(changed)}))
 
+    @describes(Media(NDJSON, {"$ref": "#/components/schemas/Letter"}), query=LettersFilter)
     async def export(self, request: Request) -> Response:
         """All that fit and are there now, a JSON object in each line; what the client has not read is not loaded."""
         query = parse(LettersFilter, dict(request.query_params))

@@ -13,7 +13,9 @@ from starlette.responses import Response
 from appliance.contract.odoo import kind_name
 from appliance.contract.times import rfc3339
 from appliance.store.ledger import LedgerLine, LedgerPage
+from appliance.web.answers import LedgerAnswer
 from appliance.web.bodies import json_response, parse
+from appliance.web.routes import describes
 from appliance.web.services import ReadLedger
 
 MOST_LINES = 500
@@ -23,7 +25,8 @@ class LedgerQuery(BaseModel):
     """Query of ``GET /api/v1/ledger``: ``search`` is part of a device id, ``after`` the last device of the page
     before."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # a filter that is misspelt must not show everything
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     search: Annotated[str, StringConstraints(max_length=64)] = ""
     after: Annotated[str, StringConstraints(max_length=64)] = ""
@@ -36,6 +39,7 @@ class LedgerRoutes:
     def __init__(self, read: ReadLedger) -> None:
         self._read = read
 
+    @describes(LedgerAnswer, query=LedgerQuery)
     async def ledger(self, request: Request) -> Response:
         """Lines in order of their devices. ``adds_up`` holds the counters against each other and, where
         ``checked_against_rows``, against the rows themselves (some thousands, not millions)."""

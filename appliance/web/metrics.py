@@ -14,6 +14,7 @@ from starlette.responses import Response
 from appliance.store.buffer import Backlog
 from appliance.store.dead_letters import Stock
 from appliance.store.ledger import LedgerLine
+from appliance.web.routes import Media, describes
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -63,6 +64,7 @@ class MetricsRoute:
         self._registry.register(self._collector)
         ProcessCollector(registry=self._registry)
 
+    @describes(Media("text/plain"))
     async def metrics(self, _: Request) -> Response:
         """All metrics. What cannot be known now is left out, the rest is served."""
         # nothing may await between these two lines: scrapes share the collector

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
@@ -19,12 +20,14 @@ from appliance.contract.times import rfc3339
 from appliance.web.bodies import json_response, parse
 from appliance.web.page_access import PageAccess
 from appliance.web.problems import problem_response
+from appliance.web.routes import JSON, Media, describes
 from appliance.web.services import WebServices
 from appliance.web.status import DevicesQuery, StatusRoutes
 
 HERE = Path(__file__).parent
 STATIC = {"status.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
 PAGE = "/ui/"
+_HTML = Media("text/html")
 LOGIN_PAGE = "/ui/login"
 DEVICES_SHOWN = 100
 HEADERS = {
@@ -36,6 +39,13 @@ HEADERS = {
 }
 
 
+class LoginForm(BaseModel):
+    """The form of ``/ui/login``."""
+
+    key: str
+    """An API key with the scope ``read``."""
+
+
 class PageRoutes:
     """The pages, and the figures that keep them up to date."""
 
@@ -45,22 +55,26 @@ class PageRoutes:
         self._access = access
         self._environment = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=select_autoescape())
 
+    @describes(_HTML, answers={303: None}, query=DevicesQuery)
     async def page(self, request: Request) -> Response:
         """The status page."""
         if not self._access.admits(request):
             return Response(status_code=303, headers={"Location": LOGIN_PAGE})
         return self._html("status.html", data=await self._data(_query(request)))
 
+    @describes(Media(JSON, {"type": "object"}), query=DevicesQuery, problems={401: "log in first"})
     async def data(self, request: Request) -> Response:
         """All that the page shows, as JSON; parameters as of ``GET /api/v1/devices/status``."""
         if not self._access.admits(request):
             return problem_response(Problem(401, "unauthorized", "log in to see this"))
         return json_response(to_json(await self._data(_query(request))))
 
+    @describes(_HTML)
     async def login_page(self, request: Request) -> Response:
         """Asks for an API key."""
         return self._html("login.html", message="")
 
+    @describes(_HTML, status=403, answers={303: None}, body=LoginForm, form=True)
     async def login(self, request: Request) -> Response:
         """Takes an API key, and remembers the browser for a while."""
         answer = await self._access.login(request)
@@ -69,12 +83,14 @@ class PageRoutes:
         answer.headers["Location"] = PAGE
         return answer
 
+    @describes(answers={303: None})
     async def logout(self, request: Request) -> Response:
         """Forgets the browser."""
         answer = self._access.logout(request)
         answer.headers["Location"] = LOGIN_PAGE
         return answer
 
+    @describes(answers={200: [Media(media_type) for media_type in STATIC.values()]}, problems={404: "no such file"})
     async def static(self, request: Request) -> Response:
         """Script, style and icon."""
         name = request.path_params["name"]
@@ -131,5 +147,5 @@ class PageRoutes:
 
 def _query(request: Request) -> DevicesQuery:
     # a form sends its empty fields too
-    given = {key: value for key, value in request.query_params.items() if value}
+    given = {key: value for key, value in request.query_params.items() if value and key in DevicesQuery.model_fields}
     return parse(DevicesQuery, {"limit": DEVICES_SHOWN, **given})

@@ -13,8 +13,10 @@ from starlette.responses import Response
 from appliance.contract.times import rfc3339
 from appliance.errors import UnknownDeviceError
 from appliance.store.devices import Device
+from appliance.web.answers import BufferAnswer, DeviceAnswer, DevicesAnswer, HealthAnswer, RootAnswer
 from appliance.web.auth import KeyGuard
 from appliance.web.bodies import json_response, parse
+from appliance.web.routes import Media, describes
 from appliance.web.services import WebServices
 
 MOST_DEVICES_PER_PAGE = 500
@@ -24,7 +26,8 @@ class DevicesQuery(BaseModel):
     """Query of ``GET /api/v1/devices/status``: ``search`` is part of a device id or serial number, ``after`` the
     last device id of the page before."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # a filter that is misspelt must not show everything
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     status: Literal["online", "offline", "unknown"] | None = None
     search: Annotated[str, StringConstraints(max_length=64)] | None = None
@@ -40,6 +43,7 @@ class StatusRoutes:
         self._guard = guard
         self._endpoints = endpoints
 
+    @describes(RootAnswer, answers={503: RootAnswer})
     async def root(self, _: Request) -> Response:
         """Name, version, endpoints."""
         health = self._services.health()
@@ -51,6 +55,12 @@ class StatusRoutes:
         }
         return json_response(to_json(content), _status_code(health.status))
 
+    @describes(
+        HealthAnswer,
+        answers={503: HealthAnswer},
+        problems={401: "a key that is not valid"},
+        security=("bearer", "header"),
+    )
     async def health(self, request: Request) -> Response:
         """How the appliance is; in detail for those with a key."""
         verdict = self._guard.judge(request)
@@ -68,11 +78,13 @@ class StatusRoutes:
             }
         return json_response(to_json(content), _status_code(health.status))
 
+    @describes(Media("application/x-pem-file"))
     async def ca_pem(self, _: Request) -> Response:
         """The certificate of the appliance's own authority."""
         headers = {"Content-Disposition": 'inline; filename="ca.pem"'}
         return Response(self._services.ca_pem, media_type="application/x-pem-file", headers=headers)
 
+    @describes(BufferAnswer)
     async def buffer(self, _: Request) -> Response:
         """What waits for Odoo, and what was parked."""
         backlog = self._services.backlog()
@@ -87,6 +99,7 @@ class StatusRoutes:
         }
         return json_response(to_json(content))
 
+    @describes(DeviceAnswer, problems={404: "no such device is paired here"})
     async def device(self, request: Request) -> Response:
         """One device: connection, firmware, last telemetry, open commands, counters, and why it is offline."""
         device_id = request.path_params["device_id"]
@@ -103,6 +116,7 @@ class StatusRoutes:
         }
         return json_response(to_json(content))
 
+    @describes(DevicesAnswer, query=DevicesQuery)
     async def devices(self, request: Request) -> Response:
         """Devices in order of their ids; ``next`` is the ``after`` of the next page, if there is one."""
         return json_response(to_json(self.devices_page(parse(DevicesQuery, dict(request.query_params)))))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from starlette.applications import Starlette
 
@@ -96,6 +99,54 @@ class TestClock(Clock):
         return super().monotonic() + self.ahead
 
 
+class Described(httpx.AsyncBaseTransport):
+    """Every answer that any test gets must be one that ``/openapi.json`` tells of, and fit its schema."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, app: Starlette) -> None:
+        self._transport = transport
+        self._app = app
+        self._document: dict[str, Any] | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        if self._document is None:
+            asked = await self._transport.handle_async_request(httpx.Request("GET", "http://gw/openapi.json"))
+            self._document = json.loads(await asked.aread())
+        await check_answer(self._document, request, response)
+        return response
+
+
+def template_of(document: dict[str, Any], path: str) -> str | None:
+    """The described path that fits; those without parameters first, as the router has it."""
+    for template in sorted(document["paths"], key=lambda each: each.count("{")):
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            found: str = template
+            return found
+    return None
+
+
+async def check_answer(document: dict[str, Any], request: httpx.Request, response: httpx.Response) -> None:
+    """``AssertionError`` or jsonschema's ``ValidationError`` where the document does not tell of this answer."""
+    template = template_of(document, request.url.path)
+    method = "get" if request.method == "HEAD" else request.method.lower()
+    if template is None or response.status_code == 405:
+        assert response.status_code in (404, 405, 413, 400, 429), f"{request.url.path} is not described"
+        return
+    answers = document["paths"][template][method]["responses"]
+    where = f"{request.method} {template}: {response.status_code}"
+    assert str(response.status_code) in answers, f"{where} is not described"
+    answer = answers[str(response.status_code)]
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    assert media_type in answer.get("content", {"": None}), f"{where} as {media_type!r} is not described"
+    for header in answer.get("headers", {}):
+        assert media_type != "application/problem+json" or header in response.headers, f"{where} lacks {header}"
+    if media_type.endswith("json") and request.method != "HEAD":
+        schema = {**answer["content"][media_type]["schema"], "components": document["components"]}
+        body = await response.aread()
+        for value in body.splitlines() if media_type == "application/x-ndjson" else [body]:
+            jsonschema.validate(json.loads(value), schema, jsonschema.Draft202012Validator)
+
+
 @dataclass
 class World:
     """Everything behind the API, to look at and to break."""
@@ -115,8 +166,9 @@ class World:
         return create_app(replace(self.services, **changes), limits=limits)
 
     def client(self, app: Starlette | None = None, *, address: str = "10.0.0.1") -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(app or self.app(), client=(address, 50_000))
-        return httpx.AsyncClient(transport=transport, base_url="http://gw")
+        served = app or self.app()
+        transport = httpx.ASGITransport(served, client=(address, 50_000))
+        return httpx.AsyncClient(transport=Described(transport, served), base_url="http://gw")
 
     async def pair(self, device_id: str, serial: str, **config: Any) -> Device:
         settled = DeviceConfig.model_validate({"device_id": device_id, **config})

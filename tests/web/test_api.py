@@ -21,7 +21,13 @@ from appliance.web.api import WebLimits
 from tests.web.conftest import AUTHORIZED, KEY, World, problem
 
 SEND = "/api/v1/command/send"
-OPEN = {("GET", "/"), ("GET", "/health"), ("GET", "/ca.pem"), ("POST", "/api/v1/config/download")}
+OPEN = {
+    ("GET", "/"),
+    ("GET", "/openapi.json"),
+    ("GET", "/health"),
+    ("GET", "/ca.pem"),
+    ("POST", "/api/v1/config/download"),
+}
 
 
 def routes(world: World) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,245 @@
+"""What the routes answer, as models: for the API's description, which a test holds against real answers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from appliance.contract.command import CommandState
+from appliance.services.api_keys import Scope
+
+Status = Literal["ok", "degraded", "failing"]
+
+
+class _Answer(BaseModel):
+    # a field that is not described is a mistake of the description
+    model_config = ConfigDict(extra="forbid")
+
+
+class EndpointLine(_Answer):
+    """A route of this API."""
+
+    method: str
+    path: str
+    key: bool
+    """Whether a key is needed."""
+    scope: Scope | None
+    """What it must be good for."""
+
+
+class RootAnswer(_Answer):
+    """Who this is, and what it serves."""
+
+    status: Status
+    name: str
+    version: str
+    endpoints: list[EndpointLine]
+
+
+class HealthAnswer(BaseModel):
+    """``status`` for everybody; the rest for those with a key. Parts may gain figures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status
+    name: str | None = None
+    version: str | None = None
+    reasons: list[str] | None = None
+    time: str | None = None
+    broker: dict[str, Any] | None = None
+    buffer: dict[str, Any] | None = None
+    uplink: dict[str, Any] | None = None
+    disk: dict[str, Any] | None = None
+    ledger: dict[str, Any] | None = None
+
+
+class BufferAnswer(_Answer):
+    """What waits for Odoo."""
+
+    waiting: int
+    parked: int
+    oldest_received_at: str | None
+    oldest_age_s: float | None
+    last_seq: int
+
+
+class Connection(_Answer):
+    """Whether a device is connected, since when, and why not."""
+
+    status: Literal["online", "offline", "unknown"]
+    since: str | None
+    reason: str | None
+    address: str | None
+    takeovers: int
+
+
+class DeviceSummary(_Answer):
+    """A device in short."""
+
+    device_id: str
+    serial: str
+    enabled: bool
+    connection: Connection
+    firmware_version: str | None
+    last_telemetry: str | None
+    open_commands: int
+
+
+class DeviceAnswer(DeviceSummary):
+    """A device in full. ``counters``: its line of the ledger, and ``refusals`` with what was dropped and why."""
+
+    hardware: str | None
+    config_version: int
+    paired_at: str | None
+    first_login_at: str | None
+    counters: dict[str, Any]
+    time: str
+
+
+class DevicesAnswer(_Answer):
+    """A page of devices; ``next`` is the ``after`` of the next one."""
+
+    devices: list[DeviceSummary]
+    next: str | None
+    paired: int
+
+
+class CommandAccepted(_Answer):
+    """The command is on disk."""
+
+    command_id: str
+    state: CommandState
+
+
+class Counts(_Answer):
+    """Readings: received = stored + waiting + parked + removed."""
+
+    received: int
+    stored: int
+    waiting: int
+    parked: int
+    removed: int
+    refused: int
+    repeated: int
+    adds_up: bool
+
+
+class RemovalLine(_Answer):
+    """Parked messages that were removed for good."""
+
+    kind: str
+    reason: str
+    count: int
+    last_at: str
+
+
+class LedgerLineAnswer(Counts):
+    """One device."""
+
+    device: str
+    removals: list[RemovalLine]
+
+
+class LedgerAnswer(_Answer):
+    """``lines``: how many devices there are in all."""
+
+    adds_up: bool
+    checked_against_rows: bool
+    total: Counts
+    lines: int
+    devices: list[LedgerLineAnswer]
+    next: str | None
+
+
+class Letter(_Answer):
+    """What was refused and why. ``payload`` only where it was asked for and is short enough."""
+
+    id: int
+    seq: int | None
+    device: str
+    kind: str
+    at: str
+    received_at: str
+    parked_at: str
+    code: str
+    message: str
+    messages: int
+    retryable: bool
+    payload_bytes: int
+    payload: Any = None
+
+
+class LettersAnswer(_Answer):
+    """A page of dead letters, and how full the list is."""
+
+    rows: int
+    most_rows: int
+    payload_bytes: int
+    most_payload_bytes: int
+    next: int | None
+    dead_letters: list[Letter]
+
+
+class Retried(_Answer):
+    """``seq``: its number as a new message."""
+
+    id: int
+    seq: int
+
+
+class RetriedMany(_Answer):
+    """``next`` and ``up_to`` are for the next request, until ``next`` is null."""
+
+    retried: int
+    skipped: int
+    next: int | None
+    up_to: int
+
+
+class Removed(_Answer):
+    """One is gone."""
+
+    id: int
+    removed: Literal[1]
+
+
+class RemovedMany(_Answer):
+    """As :class:`RetriedMany`."""
+
+    removed: int
+    next: int | None
+    up_to: int
+
+
+class Key(_Answer):
+    """A key of this API, without itself."""
+
+    id: str
+    name: str
+    scope: Scope
+    builtin: bool
+    prefix: str | None
+    created_at: str | None
+    last_used_at: str | None
+
+
+class NewKey(Key):
+    """With the key itself, this once."""
+
+    key: str
+
+
+class KeysAnswer(_Answer):
+    """The appliance's own first; ``most``: how many there may be beside it."""
+
+    api_keys: list[Key]
+    most: int
+
+
+class RevokedKey(_Answer):
+    """It opens nothing any more."""
+
+    id: str
+    name: str
+    revoked: Literal[True]
