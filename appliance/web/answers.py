@@ -38,9 +38,10 @@ class RootAnswer(_Answer):
 
 
 class HealthAnswer(BaseModel):
-    """``status`` for everybody; the rest for those with a key. Parts may gain figures."""
+    """``status`` for everybody; the rest, part by part, for those with a key. Parts, and figures in them, may join."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]]
 
     status: Status
     name: str | None = None
@@ -51,7 +52,6 @@ class HealthAnswer(BaseModel):
     buffer: dict[str, Any] | None = None
     uplink: dict[str, Any] | None = None
     disk: dict[str, Any] | None = None
-    ledger: dict[str, Any] | None = None
 
 
 class BufferAnswer(_Answer):
@@ -69,9 +69,18 @@ class Connection(_Answer):
 
     status: Literal["online", "offline", "unknown"]
     since: str | None
+    for_s: float | None
+    """How long it has been so."""
+    reason_code: str | None
     reason: str | None
+    """Why it is not connected, for people."""
     address: str | None
+    last_seen: str | None
+    connects: int
     takeovers: int
+    """Logins that ended an older connection of the same device."""
+    warning: str | None
+    """That several clients fight over its device id."""
 
 
 class DeviceSummary(_Answer):
