@@ -19,7 +19,7 @@ from appliance.broker.connection import Connection
 from appliance.broker.listener import Endpoint, Hooks, Limits
 from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
-from appliance.broker.sessions import Receipt
+from appliance.broker.session import Receipt
 from appliance.contract.times import Clock
 from appliance.errors import StoreUnavailableError
 from appliance.figures import FigureService

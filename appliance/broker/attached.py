@@ -19,7 +19,8 @@ from amqtt.broker import Broker
 
 from appliance.broker import frames
 from appliance.broker.adapters import Attachment
-from appliance.broker.attached_session import AttachedSession, AttachedState
+from appliance.broker.attached_session import AttachedSession
+from appliance.broker.attached_state import AttachedState
 from appliance.broker.connection import Connection
 from appliance.broker.fan_out import FanOut
 from appliance.broker.frames import Connect, ProtocolError, Will
@@ -37,12 +38,21 @@ MOST_AMQTT_SESSIONS = 500
 
 @dataclass(frozen=True, slots=True)
 class AttachedLimits:
-    """Bounds of attached clients. How many may be connected is the listener's :attr:`Limits.viewers`."""
+    """Bounds of attached clients. How many viewers may be connected is the listener's :attr:`Limits.viewers`."""
 
     subscriptions: int = 100
     """Of one client."""
     filters: int = 500
     """Distinct ones of all clients: each costs amqtt half a microsecond per message."""
+    viewer_filters: int = 100
+    """Of these, how many devices leave to viewers."""
+    devices: int = 200
+    """Sessions of devices that have subscribed to local topics, connected or away: each costs 52 kB, and some ms to
+    connect."""
+    device_subscriptions: int = 32
+    device_queued_messages: int = 500
+    device_queued_bytes: int = 256 * 1024
+    local_retained_topics: int = 500
     payload_bytes: int = 262_144
     queued_messages: int = 1000
     queued_bytes: int = 4 << 20
@@ -130,7 +140,7 @@ class AttachedClients:
             amqtt=self._amqtt,
             client_id=f"viewer/{self._number}/{key[0]}",
             address=address,
-            on_publish=partial(state.deliver, plugin=self.plugin),
+            on_publish=partial(state.deliver, may_receive=self.plugin.viewer_may_receive),
             on_end=partial(self._ended, state),
         )
         self._attachments.add(state.attachment)

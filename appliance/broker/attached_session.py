@@ -2,95 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from appliance.broker import frames
-from appliance.broker.adapters import Attachment
-from appliance.broker.fan_out import unwrap
+from appliance.broker.attached_state import MOST_FILTER_BYTES, MOST_FILTER_LEVELS, AttachedState, Untaken
 from appliance.broker.frames import ProtocolError, Will
-from appliance.broker.outbound import Message, Outbound
-from appliance.broker.plugin import InterceptPlugin
-from appliance.broker.sessions import MOST_QOS2_OPEN, Session
+from appliance.broker.session import MOST_QOS2_OPEN, Session
 from appliance.contract.presence import OfflineCode
-from appliance.contract.topics import filter_matches
 
 if TYPE_CHECKING:
     from appliance.broker.attached import AttachedClients
     from appliance.broker.connection import Connection
-
-MOST_UNTAKEN, MOST_UNTAKEN_BYTES = 64, 256 * 1024
-"""What a client's messages may take in the queue towards amqtt before it is not read any more."""
-MOST_FILTER_LEVELS, MOST_FILTER_BYTES = 64, 1024
-MOST_CACHED_TOPICS, LONGEST_CACHED_TOPIC = 1000, 256
-
-
-class AttachedState:
-    """A client's session, which may outlive its connection."""
-
-    def __init__(self, *, key: tuple[str, str], clean: bool, outbound: Outbound) -> None:
-        self.key = key
-        self.clean = clean
-        self.outbound = outbound
-        self.attachment: Attachment
-        self.subscriptions: dict[str, int] = {}
-        """Filters held now, with their QoS."""
-        self.qos2_open: set[bytes] = set()
-        self.session: AttachedSession | None = None
-        self.expiry: asyncio.TimerHandle | None = None
-        self._last_number = 0
-        self._since: dict[str, int] = {}
-        self._newest_since = 0
-        self._granted: dict[str, int | None] = {}
-
-    def subscribe(self, filters: Mapping[str, int], now: int) -> None:
-        """Hold these filters with their QoS, from behind message number ``now``: what came before that is not for it,
-        although it may be on its way through amqtt yet."""
-        for topic_filter in filters.keys() - self.subscriptions.keys():
-            self._since[topic_filter] = now
-        self._newest_since = now
-        self.subscriptions.update(filters)
-        self._granted.clear()
-
-    def unsubscribe(self, filters: Iterable[str]) -> list[str]:
-        """No longer hold these filters; which of them it had."""
-        held = [each for each in dict.fromkeys(filters) if each in self.subscriptions]
-        for each in held:
-            del self.subscriptions[each]
-            del self._since[each]
-        self._granted.clear()
-        return held
-
-    def deliver(self, topic: str, data: bytes, plugin: InterceptPlugin) -> None:
-        """A message from amqtt: to the client, once, if it holds a filter for it *now* and may see it."""
-        number, qos, payload = unwrap(data)
-        if number == self._last_number:
-            return  # amqtt sends one copy for each filter, one right after the other
-        self._last_number = number
-        if not plugin.viewer_may_receive(topic):
-            return
-        granted = self._granted_qos(topic) if number > self._newest_since else self._match(topic, number)
-        if granted is not None:
-            self.outbound.send(Message(topic, payload, min(qos, granted)))
-
-    def _match(self, topic: str, number: int) -> int | None:
-        held = self.subscriptions.items()
-        return max(
-            (qos for each, qos in held if self._since[each] < number and filter_matches(each, topic)), default=None
-        )
-
-    def _granted_qos(self, topic: str) -> int | None:
-        if topic in self._granted:
-            return self._granted[topic]
-        granted = self._match(topic, self._newest_since + 1)
-        if len(self._granted) >= MOST_CACHED_TOPICS:
-            self._granted.clear()
-        if len(topic) <= LONGEST_CACHED_TOPIC:
-            self._granted[topic] = granted
-        return granted
 
 
 class AttachedSession(Session):
@@ -102,9 +27,7 @@ class AttachedSession(Session):
         self._clients = clients
         self._held_back: deque[tuple[int, bytes, int, int]] = deque()
         """Packets that have to wait. Reading stops with the first, so they come from one read of the socket."""
-        self._untaken = 0
-        self._untaken_bytes = 0
-        self._untaken_full = False
+        self._untaken = Untaken()
 
     # --- from the client -------------------------------------------------------------------------------------
 
@@ -120,7 +43,7 @@ class AttachedSession(Session):
     def _blocked(self) -> bool:
         """Whether the next packet has to wait: amqtt owes an answer (PUBLISH or DISCONNECT would overtake SUBSCRIBE
         inside it), or too much of what this client published is still to be taken."""
-        return self.state.attachment.busy or self._untaken_full
+        return self.state.attachment.busy or self._untaken.full
 
     def go_on(self) -> None:
         """What the next packet had to wait for may have come."""
@@ -173,9 +96,7 @@ class AttachedSession(Session):
             if header & 1:
                 self._clients.retained.put(topic, payload, qos)
             size = len(topic) + len(payload)
-            self._untaken += 1
-            self._untaken_bytes += size
-            self._untaken_full = self._untaken >= MOST_UNTAKEN or self._untaken_bytes >= MOST_UNTAKEN_BYTES
+            self._untaken.add(size)
             self._clients.fan_out.publish(topic, payload, qos, partial(self._taken, size))
         if ack:
             self.connection.write(ack)
@@ -191,10 +112,7 @@ class AttachedSession(Session):
         return False
 
     def _taken(self, size: int) -> None:
-        self._untaken -= 1
-        self._untaken_bytes -= size
-        if self._untaken_full and self._untaken <= MOST_UNTAKEN // 2 and self._untaken_bytes <= MOST_UNTAKEN_BYTES // 2:
-            self._untaken_full = False
+        if self._untaken.taken(size):
             self.go_on()
 
     # --- subscriptions ---------------------------------------------------------------------------------------
@@ -242,14 +160,8 @@ class AttachedSession(Session):
         self._send_retained(granted)
 
     def _send_retained(self, granted: dict[str, int]) -> None:
-        """Once for each topic, also where several of the filters match it; again for a repeated SUBSCRIBE (§3.8.4)."""
-        wanted: dict[str, tuple[Message, int]] = {}
-        for topic_filter, qos in granted.items():
-            for message in self._clients.retained.matching(topic_filter):
-                _, before = wanted.get(message.topic, (message, 0))
-                wanted[message.topic] = (message, max(qos, before))
-        for message, qos in wanted.values():
-            self.state.outbound.send(Message(message.topic, message.payload, min(qos, message.qos), retain=True))
+        for message in self._clients.retained.wanted(granted):
+            self.state.outbound.send(message)
 
     def _unsubscribe(self, packet_id: int, filters: list[str]) -> None:
         held = self.state.unsubscribe(filters)

@@ -11,7 +11,7 @@ from appliance.contract.presence import OfflineCode
 
 if TYPE_CHECKING:
     from appliance.broker.listener import Listener
-    from appliance.broker.sessions import Session
+    from appliance.broker.session import Session
 
 CONNECT_BYTES = 16 * 1024
 """Largest CONNECT: what a client may make us keep before we know it."""

@@ -12,9 +12,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from appliance.broker import frames
+from appliance.broker.admission import Admission
 from appliance.broker.attached_session import AttachedSession
 from appliance.broker.connection import Connection
 from appliance.broker.frames import Connect, ProtocolError, Will
+from appliance.broker.local_half import LocalHalf
+from appliance.broker.local_traffic import LocalTraffic
 from appliance.broker.plugin import (
     DeviceLogin,
     InterceptPlugin,
@@ -24,12 +27,13 @@ from appliance.broker.plugin import (
     ViewerLogin,
 )
 from appliance.broker.seams import Endpoint, Hooks, Limits
-from appliance.broker.sessions import NativeSession, Receipt, Session, SessionState
+from appliance.broker.session import Receipt, Session, SessionState
+from appliance.broker.sessions import NativeSession
 from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.presence import OfflineCode
 from appliance.contract.times import Clock
-from appliance.services.limits import FailureLimiter, Quiet, address_key
+from appliance.services.limits import Quiet, address_key
 from appliance.services.presence import PresenceService
 from appliance.store.devices import Device
 
@@ -45,7 +49,6 @@ CLOSING_S = 10.0
 SWEEP_S = 1.0
 BACKLOG = 4096
 MOST_NOT_LOGGED_IN = 2000
-VIEWER_FAILURES, VIEWER_FAILURES_WITHIN_S = 10, 60.0
 
 
 class Listener:
@@ -61,6 +64,7 @@ class Listener:
         clock: Clock,
         limits: Limits,
         attach: Callable[[Connection, Connect, ViewerLogin], AttachedSession] | None = None,
+        local: LocalTraffic | None = None,
     ) -> None:
         self.clock = clock
         self.limits = limits
@@ -69,6 +73,9 @@ class Listener:
         self._presence = presence
         presence.silence_s = self.silence_s
         self._attach = attach
+        self._local = local
+        if local is not None:
+            local.forgotten = self._forget
         self._loop = asyncio.get_running_loop()
         self.time = self._loop.time
         self.call_soon = self._loop.call_soon
@@ -83,9 +90,7 @@ class Listener:
         self._closing: dict[Connection, float] = {}
         self._devices: dict[str, NativeSession] = {}
         self._states: dict[str, SessionState] = {}
-        self._unpaired: dict[UnpairedSession, str] = {}
-        self._viewers = 0
-        self._viewer_failures = FailureLimiter(most=VIEWER_FAILURES, window_s=VIEWER_FAILURES_WITHIN_S, clock=clock)
+        self._admission = Admission(plugin=plugin, limits=limits, clock=clock)
         self._quiet = Quiet(clock=clock)
         self.unacked_bytes = 0
         """Payloads that wait for their commit; kept by the sessions."""
@@ -181,7 +186,7 @@ class Listener:
     def connect(self, connection: Connection, data: bytes, start: int, end: int) -> None:
         """The first packet of a connection: decide who it is and answer."""
         connect = frames.parse_connect(data, start, end)
-        verdict = self._identify(connection, connect)
+        verdict = self._admission.identify(connect, connection.address, connections=len(self._connections))
         if isinstance(verdict, Refusal):
             if self._quiet.due(connection.address):
                 log.warning("connection from %s refused: %s", connection.address, verdict.reason)
@@ -194,36 +199,11 @@ class Listener:
             self._device_login(connection, connect, verdict)
         elif isinstance(verdict, UnpairedLogin):
             session = UnpairedSession(connection, self, verdict)
-            self._unpaired[session] = address_key(connection.address)
+            self._admission.unpaired[session] = address_key(connection.address)
             connection.logged_in(session, lifetime_s=UNPAIRED_LIFETIME_S)
             connection.write(frames.connack(frames.ACCEPTED))
         else:
             self._viewer_login(connection, connect, verdict)
-
-    def _identify(
-        self, connection: Connection, connect: Connect
-    ) -> DeviceLogin | UnpairedLogin | ViewerLogin | Refusal:
-        if self._plugin is None:
-            return Refusal(frames.NOT_AUTHORIZED, "the broker's plugin is not loaded, so nobody is let in")
-        if len(self._connections) >= self.limits.connections:
-            return Refusal(frames.UNAVAILABLE, "too many connections")
-        is_viewer = connect.username is not None and connect.username in self._plugin.rights.viewers
-        if is_viewer and self._viewer_failures.wait_s(address_key(connection.address)):
-            return Refusal(frames.UNAVAILABLE, "too many wrong passwords for a viewer account from this address")
-        verdict = self._plugin.identify(connect)
-        if isinstance(verdict, ViewerLogin) and (self._viewers >= self.limits.viewers or self._attach is None):
-            return Refusal(frames.UNAVAILABLE, "too many viewers")
-        if isinstance(verdict, UnpairedLogin) and not self._may_pair(connection.address):
-            return Refusal(frames.UNAVAILABLE, "too many connections of devices that are not paired")
-        if isinstance(verdict, Refusal) and is_viewer:
-            self._viewer_failures.failed(address_key(connection.address))
-        return verdict
-
-    def _may_pair(self, address: str) -> bool:
-        if len(self._unpaired) >= self.limits.unpaired:
-            return False
-        key = address_key(address)
-        return sum(each == key for each in self._unpaired.values()) < self.limits.unpaired_per_address
 
     def _device_login(self, connection: Connection, connect: Connect, login: DeviceLogin) -> None:
         device_id = login.device.device_id
@@ -233,11 +213,11 @@ class Listener:
         present = False
         if connect.clean_session:
             state = SessionState()
-            self._states.pop(device_id, None)
+            self._forget(device_id)
         else:
             present = device_id in self._states
             state = self._states.setdefault(device_id, SessionState())
-        session = NativeSession(connection, self, login, state)
+        session = NativeSession(connection, self, login, state, lasting=not connect.clean_session)
         self._devices[device_id] = session
         will = self._own_will(session, connect.will)
         connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
@@ -247,10 +227,10 @@ class Listener:
         self._presence.connected(device_id, connection.address, takeover=before is not None)
         self._hooks.logged_in(device_id, login.generation)
         if present:
-            session.announce()
+            session.resume()
 
     def _own_will(self, session: NativeSession, will: Will | None) -> Will | None:
-        if will is not None and session.route(will.topic) is None:
+        if will is not None and not session.permits_will(will.topic):
             self.refused(session.device_id, "a will that is not on a topic of this device", will.topic)
             return None
         return will
@@ -259,7 +239,7 @@ class Listener:
         if self._attach is None:
             raise ProtocolError("viewers are not served")
         session = self._attach(connection, connect, login)
-        self._viewers += 1
+        self._admission.viewers += 1
         will = connect.will if connect.will is not None and session.permits_will(connect.will) else None
         connection.logged_in(session, keep_alive_s=connect.keep_alive_s * KEEP_ALIVE_FACTOR, will=will)
         connection.allow(self.limits.payload_bytes)
@@ -273,14 +253,13 @@ class Listener:
             if connection.ended_by is not OfflineCode.TAKEN_OVER:
                 # takeovers are told by the presence service, who sees when there are too many
                 log.info("%s disconnected: %s", session.device_id, reason)
-            route = session.route(will.topic) if will is not None else None
-            if will is not None and route is not None:
+            if will is not None:
                 try:
-                    route.accept(session.device_id, will.payload, self.clock.now_ms(), None)
+                    session.publish_will(will)
                 except Exception:
                     log.exception("the will of %s could not be taken", session.device_id)
         elif isinstance(session, AttachedSession):
-            self._viewers -= 1
+            self._admission.viewers -= 1
             if will is not None:
                 session.publish_will(will)
         elif session is None and self._quiet.due(connection.address):
@@ -312,13 +291,17 @@ class Listener:
 
     def unpaired_lost(self, session: UnpairedSession) -> None:
         """An unpaired connection has ended."""
-        self._unpaired.pop(session, None)
+        self._admission.unpaired.pop(session, None)
 
     # --- for sessions ----------------------------------------------------------------------------------------
 
     def routes(self, device: Device) -> dict[bytes, Route]:
         """What the device may publish to; nothing without the plugin."""
         return self._plugin.routes(device) if self._plugin else {}
+
+    def local_half(self, session: NativeSession, device: Device) -> LocalHalf | None:
+        """What the device does with local topics, where its profile grants any."""
+        return None if self._local is None else self._local.half(session, device)
 
     def granted(self, topic_filter: str, receivable: Sequence[str]) -> bool:
         """Whether a device gets this subscription."""
@@ -368,9 +351,11 @@ class Listener:
         state = self._states.get(device.device_id)
         if state is not None and not device.accepts(state.generation):
             # the device id may be another machine's now, and that one has subscribed to nothing
-            del self._states[device.device_id]
+            self._forget(device.device_id)
         session = self._devices.get(device.device_id)
         if session is None:
+            if self._local is not None:
+                self._local.changed(device)
             return
         if not device.enabled or not device.accepts(session.generation):
             self.revoke(device.device_id)
@@ -379,10 +364,16 @@ class Listener:
 
     def revoke(self, device_id: str) -> None:
         """End a device's connection and forget its session: it is no longer paired or no longer allowed."""
-        self._states.pop(device_id, None)
         session = self._devices.get(device_id)
         if session is not None:
             session.connection.close("its access was revoked", OfflineCode.REVOKED)
+        self._forget(device_id)
+
+    def _forget(self, device_id: str) -> None:
+        """A device's session has ended for good, whatever it was to get later."""
+        self._states.pop(device_id, None)
+        if self._local is not None:
+            self._local.forget(device_id)
 
     @property
     def connections(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,14 +44,16 @@ class Outbound:
 
     QoS 1 and 2 need a place in the window of 20. Behind it, and while the client does not read, ``most_messages`` and
     ``most_bytes`` wait; beyond that the oldest goes, whatever its QoS, and is counted: who looks on wants the newest
-    readings. While the client is away only QoS 1 and 2 are kept (§4.1).
+    readings. While the client is away only QoS 1 and 2 are kept (§4.1). ``also_taken`` are packet ids that are on their
+    way over the same connection and not from here.
     """
 
-    def __init__(self, *, most_messages: int, most_bytes: int) -> None:
+    def __init__(self, *, most_messages: int, most_bytes: int, also_taken: Container[int] = ()) -> None:
         self.dropped = 0
         """Messages that had to make room."""
         self._most_messages = most_messages
         self._most_bytes = most_bytes
+        self._also_taken = also_taken
         self._connection: Connection | None = None
         self._queue: deque[Message] = deque()
         self._queued_bytes = 0
@@ -60,6 +63,10 @@ class Outbound:
     def __len__(self) -> int:
         """Messages that wait behind the window."""
         return len(self._queue)
+
+    def __contains__(self, packet_id: int) -> bool:
+        """Whether this packet id is on its way."""
+        return packet_id in self._in_flight
 
     # --- connections -----------------------------------------------------------------------------------------
 
@@ -98,6 +105,15 @@ class Outbound:
             message = self._queue.popleft()
             self._queued_bytes -= message.size
             self._write(message)
+
+    def keep(self, wanted: Callable[[Message], bool]) -> None:
+        """Drop what is not wanted any more, also where it was written and not acknowledged; not counted."""
+        self._queue = deque(message for message in self._queue if wanted(message))
+        self._queued_bytes = sum(message.size for message in self._queue)
+        for packet_id, sent in list(self._in_flight.items()):
+            if sent.message is not None and not wanted(sent.message):
+                del self._in_flight[packet_id]
+        self.flush()
 
     def acknowledged(self, packet_id: int) -> None:
         """PUBACK came."""
@@ -138,7 +154,7 @@ class Outbound:
 
     def _free_packet_id(self) -> int:
         packet_id = self._next_packet_id
-        while packet_id in self._in_flight:
+        while packet_id in self._in_flight or packet_id in self._also_taken:
             packet_id = packet_id % 0xFFFF + 1
         self._next_packet_id = packet_id % 0xFFFF + 1
         return packet_id

@@ -1,12 +1,14 @@
 """Retained messages of attached clients, in bounded memory. amqtt never holds any.
 
-What devices publish is never retained; only viewers' topics get here. Nothing survives a restart.
+What devices publish on their own topics is never retained; only viewers' and local topics get here, each kind into a
+store of its own. Nothing survives a restart.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from appliance.broker.outbound import Message
 from appliance.contract.topics import filter_matches
@@ -37,6 +39,16 @@ class RetainedMessages:
         if len(self._messages) > self._most_topics:
             self._messages.popitem(last=False)
             self.dropped += 1
+
+    def wanted(self, granted: Mapping[str, int]) -> list[Message]:
+        """What a SUBSCRIBE for these filters gets, once for each topic, also where several of them match it; again for
+        a repeated SUBSCRIBE (§3.8.4). With the lower of the message's QoS and the highest one granted."""
+        found: dict[str, tuple[Message, int]] = {}
+        for topic_filter, qos in granted.items():
+            for message in self.matching(topic_filter):
+                _, before = found.get(message.topic, (message, 0))
+                found[message.topic] = (message, max(qos, before))
+        return [replace(message, qos=min(qos, message.qos)) for message, qos in found.values()]
 
     def matching(self, topic_filter: str) -> Iterator[Message]:
         """What a new subscription gets."""

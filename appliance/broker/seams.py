@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from appliance.broker.sessions import Receipt
+    from appliance.broker.session import Receipt
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from appliance.broker.adapters import EXTERNAL_LISTENER
 from appliance.broker.attached import AttachedClients, AttachedLimits
 from appliance.broker.fan_out import FanOut
 from appliance.broker.listener import Endpoint, Hooks, Limits, Listener
+from appliance.broker.local_traffic import LocalTraffic
 from appliance.broker.plugin import InterceptPlugin, Rights, plugin_configuration
 from appliance.contract.times import Clock
 from appliance.services.presence import PresenceService
@@ -57,6 +58,11 @@ class EmbeddedBroker:
             self.attached = AttachedClients(
                 amqtt=self.amqtt, plugin=self.plugin, fan_out=self.fan_out, limits=attached, clock=clock
             )
+        self.local: LocalTraffic | None = None
+        if self.plugin is not None:
+            self.local = LocalTraffic(
+                amqtt=self.amqtt, plugin=self.plugin, fan_out=self.fan_out, limits=attached, clock=clock
+            )
         self.listener = Listener(
             plugin=self.plugin,
             hooks=replace(hooks, fan_out=self.fan_out.offer),
@@ -64,6 +70,7 @@ class EmbeddedBroker:
             clock=clock,
             limits=limits,
             attach=self.attached.attach if self.attached is not None else None,
+            local=self.local,
         )
         self.ports: list[int] = []
 
@@ -89,6 +96,8 @@ class EmbeddedBroker:
         await self.listener.stop()
         if self.attached is not None:
             await self.attached.stop()
+        if self.local is not None:
+            await self.local.stop()
         await self.fan_out.stop()
         try:
             await self.amqtt.shutdown()

@@ -1,4 +1,4 @@
-"""What a logged-in connection does, and the native sessions of paired devices.
+"""The native sessions of paired devices.
 
 Native sessions never touch amqtt. What a device publishes on its own topics goes straight to its service and is
 acknowledged after the commit; what the appliance sends goes straight to the device, with the session's own packet ids.
@@ -6,93 +6,46 @@ acknowledged after the commit; what the appliance sends goes straight to the dev
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from appliance.broker import frames
-from appliance.broker.frames import ProtocolError
-from appliance.broker.plugin import DeviceLogin, Route
+from appliance.broker.frames import ProtocolError, Will
+from appliance.broker.local_half import LocalHalf
+from appliance.broker.plugin import DeviceLogin
 from appliance.broker.reach import Reach
+from appliance.broker.session import MOST_QOS2_OPEN, Receipt, Sent, Session, SessionState
 from appliance.contract.presence import OfflineCode
 from appliance.contract.topics import is_topic_name
 
 if TYPE_CHECKING:
     from appliance.broker.connection import Connection
     from appliance.broker.listener import Listener
+    from appliance.broker.local_rights import LocalRights
+    from appliance.broker.local_traffic import LocalTraffic
 
 MOST_UNACKED = 64
 MOST_UNACKED_BYTES = 64 * 1024
 """What a connection may have in the writer's queue before it is not read any more (architecture, decision 2)."""
 MOST_IN_FLIGHT = 20
-MOST_QOS2_OPEN = 100
 MOST_SUBSCRIPTIONS = 32
 
 
-class Receipt:
-    """Stands for one PUBLISH until it is committed; then its acknowledgement is written."""
-
-    __slots__ = ("ack", "behind", "echo", "session", "size")
-
-    def __init__(self, session: NativeSession, ack: bytes, size: int, echo: tuple[str, bytes, int] | None) -> None:
-        self.session = session
-        self.ack = ack
-        self.size = size
-        self.echo = echo
-        """Topic, payload and QoS for attached clients, where one of them has subscribed to it."""
-        self.behind: list[bytes] | None = None
-        """Acknowledgements that need no commit of their own and leave behind this one, to keep their order."""
-
-
-class Session(ABC):
-    """A logged-in connection. Methods are called on the event loop and never wait."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-
-    @abstractmethod
-    def frame(self, header: int, data: bytes, start: int, end: int) -> None:
-        """One packet: its first byte, and where its body lies in ``data``. :class:`ProtocolError` closes."""
-
-    @abstractmethod
-    def lost(self, reason: str, *, graceful: bool) -> None:
-        """The connection has ended; ``graceful`` if the client sent DISCONNECT."""
-
-    def writable(self) -> None:
-        """The client reads again what it is sent."""
-        self.connection.resume_reading()
-
-
-@dataclass(slots=True)
-class Sent:
-    """A PUBLISH to the device that it has not acknowledged."""
-
-    topic: str
-    payload: bytes
-    on_ack: Callable[[], None]
-    earlier: bool = False
-    """Whether it was written to an earlier connection and not written again since."""
-
-
-@dataclass(slots=True)
-class SessionState:
-    """What outlives a connection where the client asked for it (clean session 0)."""
-
-    subscriptions: dict[str, int] = field(default_factory=dict)
-    in_flight: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
-    qos2_open: set[bytes] = field(default_factory=set)
-    next_packet_id: int = 1
-    generation: int = 0
-    """Of the secret that its last connection used."""
-
-
 class NativeSession(Session):
-    """A paired device that speaks IIoT only."""
+    """A paired device. What it does beside its own topics, where its profile grants that, is its ``local`` half's."""
 
-    def __init__(self, connection: Connection, listener: Listener, login: DeviceLogin, state: SessionState) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        listener: Listener,
+        login: DeviceLogin,
+        state: SessionState,
+        *,
+        lasting: bool = False,
+    ) -> None:
         super().__init__(connection)
+        self.local: LocalHalf | None = None
+        self.lasting = lasting
         self.device_id = login.device.device_id
         self.generation = login.generation
         self.unacked = 0
@@ -114,6 +67,7 @@ class NativeSession(Session):
         """Take over the device's topics, also when they change while it is connected."""
         self._reach = Reach(login.device.topics, login.device.earlier)
         self._routes = self._listener.routes(login.device)
+        self.local = self._listener.local_half(self, login.device)
 
     # --- from the device -------------------------------------------------------------------------------------
 
@@ -133,6 +87,8 @@ class NativeSession(Session):
             packet_id, filters = frames.parse_unsubscribe(data, start, end)
             for topic_filter in filters:
                 self._state.subscriptions.pop(topic_filter, None)
+            if self.local is not None:
+                self.local.unsubscribe(filters)
             self.connection.write(frames.unsuback(packet_id))
         elif kind == frames.PUBREL:
             packet_id = frames.parse_packet_id(data, start, end)
@@ -141,7 +97,9 @@ class NativeSession(Session):
         elif kind == frames.DISCONNECT:
             self.connection.close("closed by the device", OfflineCode.CLOSED_BY_DEVICE, graceful=True)
         elif kind in (frames.PUBREC, frames.PUBCOMP):
-            pass  # nothing goes out with QoS 2
+            packet_id = frames.parse_packet_id(data, start, end)
+            if self.local is not None:  # nothing native goes out with QoS 2
+                (self.local.received if kind == frames.PUBREC else self.local.completed)(packet_id)
         else:
             raise ProtocolError("a packet that a client must not send here")
 
@@ -166,7 +124,7 @@ class NativeSession(Session):
             self.connection.pause_reading()
         route = self._routes.get(data[name_start:name_end])
         if route is None:
-            self._drop(frames.decode_text(data[name_start:name_end]), ack)
+            self._other_topic(header, frames.decode_text(data[name_start:name_end]), data[body:end], ack)
             return
         payload = data[body:end]
         if len(payload) > self._listener.limits.payload_bytes:
@@ -197,10 +155,18 @@ class NativeSession(Session):
         self._state.qos2_open.add(packet_id)
         return False
 
-    def _drop(self, topic: str, ack: bytes) -> None:
+    def _other_topic(self, header: int, topic: str, payload: bytes, ack: bytes) -> None:
+        """A topic that is not the device's own: a local one, or else acknowledged and dropped."""
         if not is_topic_name(topic):
             raise ProtocolError("a PUBLISH whose topic is no valid name")
-        self._listener.refused(self.device_id, "not a topic of this device", topic)
+        if self.local is None or not self.local.rights.may_publish(topic):
+            self._listener.refused(self.device_id, "not a topic of this device", topic)
+        elif len(payload) > self._listener.limits.payload_bytes:
+            raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
+        elif header & 6 != 4 or not self._is_open(ack[2:]):
+            self.local.publish(topic, payload, header >> 1 & 3, retain=bool(header & 1))
+            if self.local.full:
+                self.connection.pause_reading()
         self._acknowledge_in_order(ack)
 
     def _acknowledge_in_order(self, ack: bytes) -> None:
@@ -259,7 +225,11 @@ class NativeSession(Session):
             self._read_on()
 
     def _read_on(self) -> None:
-        if self.unacked < MOST_UNACKED // 2 and self.messages < self._listener.limits.messages_per_s:
+        if (
+            self.unacked < MOST_UNACKED // 2
+            and self.messages < self._listener.limits.messages_per_s
+            and (self.local is None or not self.local.full)
+        ):
             self.connection.resume_reading()
 
     def next_second(self) -> None:
@@ -280,7 +250,10 @@ class NativeSession(Session):
                 continue
             subscriptions[topic_filter] = min(qos, 1)
             codes.append(min(qos, 1))
-        self.connection.write(frames.suback(packet_id, codes))
+        if self.local is not None:
+            self.local.subscribe(packet_id, filters, codes)
+        else:
+            self.connection.write(frames.suback(packet_id, codes))
         self.announce()
 
     def announce(self) -> None:
@@ -291,6 +264,14 @@ class NativeSession(Session):
     def writable(self) -> None:
         """See :class:`Session`: what could not be sent meanwhile can be now."""
         self._read_on()
+        if self.local is not None:
+            self.local.writable()
+        self.announce()
+
+    def resume(self) -> None:
+        """Its session has lasted, and CONNACK is out."""
+        if self.local is not None:
+            self.local.resume()
         self.announce()
 
     def send(self, topic: str, payload: bytes, *, redelivery: bool, on_ack: Callable[[], None]) -> bool:
@@ -331,7 +312,7 @@ class NativeSession(Session):
 
     def _free_packet_id(self) -> int:
         packet_id = self._state.next_packet_id
-        while packet_id in self._state.in_flight:
+        while packet_id in self._state.in_flight or (self.local is not None and self.local.is_taken(packet_id)):
             packet_id = packet_id % 0xFFFF + 1
         self._state.next_packet_id = packet_id % 0xFFFF + 1
         return packet_id
@@ -344,11 +325,35 @@ class NativeSession(Session):
             sent.on_ack()
             if was_full:
                 self.announce()
+        elif self.local is not None:
+            self.local.acknowledged(packet_id)
 
     def lost(self, reason: str, *, graceful: bool) -> None:
         """See :class:`Session`."""
+        if self.local is not None:
+            self.local.lost()
         self._listener.device_lost(self, reason)
 
-    def route(self, topic: str) -> Route | None:
-        """The route of a topic, for the device's will."""
-        return self._routes.get(topic.encode())
+    def permits_will(self, topic: str) -> bool:
+        """Whether the device may leave a will on this topic."""
+        return topic.encode() in self._routes or (self.local is not None and self.local.rights.may_publish(topic))
+
+    def publish_will(self, will: Will) -> None:
+        """The connection was lost."""
+        route = self._routes.get(will.topic.encode())
+        if route is not None:
+            route.accept(self.device_id, will.payload, self._now_ms(), None)
+        elif self.local is not None:
+            self.local.publish_will(will)
+
+    def open_local(self, traffic: LocalTraffic, rights: LocalRights) -> LocalHalf:
+        """The profile grants local topics, at login or later."""
+        return LocalHalf(
+            device_id=self.device_id,
+            connection=self.connection,
+            traffic=traffic,
+            rights=rights,
+            lasting=self.lasting,
+            native_ids=self._state.in_flight,
+            read_on=self._read_on,
+        )

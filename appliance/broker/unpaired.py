@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from appliance.broker import frames
 from appliance.broker.frames import ProtocolError
 from appliance.broker.plugin import UnpairedLogin
-from appliance.broker.sessions import Session
+from appliance.broker.session import Session
 from appliance.contract.topics import filter_matches
 
 if TYPE_CHECKING:
