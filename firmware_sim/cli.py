@@ -14,13 +14,32 @@ from typing import Annotated, Any
 
 import typer
 
-from firmware_sim import trust
 from firmware_sim.credentials import CredentialStore
 from firmware_sim.device import Device
+from firmware_sim.faults import KINDS, Misbehaviour, spread
+from firmware_sim.flash import Flash, firmware_folder
 from firmware_sim.fleet import Fleet, FleetPlan, print_json, read_labels
-from firmware_sim.pairing import Contact, Label, PairingRefusedError
+from firmware_sim.habits import Habits
+from firmware_sim.options import (
+    ApiOption,
+    BootOption,
+    CaOption,
+    ConfirmOption,
+    FingerprintOption,
+    HostOption,
+    JitterOption,
+    KeepaliveOption,
+    PlainOption,
+    PortOption,
+    SignalOption,
+    WindowOption,
+    contact_from,
+    machine_from,
+    misbehaviour_from,
+)
+from firmware_sim.pairing import Label, PairingRefusedError
 from firmware_sim.record import Recorder
-from firmware_sim.signals import PressSignal
+from firmware_sim.signals import signal as signal_of
 
 app = typer.Typer(
     help="Simulated devices, a stand-in for Odoo, and the demo.",
@@ -28,17 +47,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-HostOption = Annotated[str, typer.Option(help="address of the appliance's broker")]
-PortOption = Annotated[int, typer.Option(help="its port", min=1, max=65535)]
-CaOption = Annotated[
-    Path | None, typer.Option("--ca", help="the appliance's authority (ca.pem)", exists=True, dir_okay=False)
-]
-FingerprintOption = Annotated[str | None, typer.Option(help="its SHA-256 fingerprint, as on the pairing label")]
-ApiOption = Annotated[str | None, typer.Option(help="the appliance's API, where /ca.pem is fetched to be checked")]
-PlainOption = Annotated[bool, typer.Option("--plain", help="no TLS, and stay at this address")]
-KeepaliveOption = Annotated[int, typer.Option(help="MQTT keep-alive in seconds", min=1, max=65535)]
-WindowOption = Annotated[int, typer.Option(help="unacknowledged messages at a time", min=1, max=20)]
 
 
 def main() -> None:
@@ -56,16 +64,29 @@ def device(
     fingerprint: FingerprintOption = None,
     api: ApiOption = None,
     plain: PlainOption = False,
-    store: Annotated[Path | None, typer.Option(help="file for its credentials; default: memory")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="file for its credentials, beside it a folder for its firmware; default: none")
+    ] = None,
     interval: Annotated[
         float | None, typer.Option(help="seconds between readings; default: as configured", min=0.001)
     ] = None,
     window: WindowOption = 1,
     keepalive: KeepaliveOption = 60,
+    machine: SignalOption = "press",
+    jitter: JitterOption = 0.05,
+    firmware: Annotated[str, typer.Option(help="version of the factory's firmware")] = "1.0.0",
+    boot: BootOption = 1.0,
+    confirm: ConfirmOption = 120.0,
+    misbehave: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME[:STRENGTH]; may be repeated; see the command misbehaviour", metavar="NAME"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="makes it reproducible")] = None,
 ) -> None:
     """Run one device until Ctrl-C and tell what happens to it."""
-    contact = _contact(host, port, ca, fingerprint, api, plain)
+    contact = contact_from(host, port, ca, fingerprint, api, plain)
+    requests = misbehaviour_from(misbehave)
+    machine_from(machine)
 
     async def run() -> int:
         random = Random(seed)
@@ -73,16 +94,22 @@ def device(
         if credentials.load() is None and token is None:
             raise typer.BadParameter("a device that is not paired needs --token")
         one = Device(
-            label=Label(serial=serial, token=token),
+            label=Label(serial=serial, token=token, firmware_version=firmware),
             contact=contact,
             store=credentials,
             recorder=Recorder(),
-            signal=PressSignal(random=random),
+            signal=signal_of(machine, random),
             random=random,
             connecting=asyncio.Semaphore(1),
             window=window,
             interval_s=interval,
+            jitter=jitter,
             keepalive_s=keepalive,
+            flash=Flash(None if store is None else firmware_folder(store)),
+            habits=Habits(boot_s=boot, confirm_within_s=confirm),
+            misbehaviour=Misbehaviour(
+                random=random, strengths=spread(requests, [serial], random)[serial] if requests else None
+            ),
             log=_say,
         )
         task = asyncio.create_task(one.run(), name=f"device {serial}")
@@ -121,7 +148,18 @@ def fleet(
     longest_backoff: Annotated[float, typer.Option(help="seconds between attempts to connect at most", min=0.5)] = 30.0,
     seed: Annotated[int | None, typer.Option(help="makes it reproducible")] = None,
     record: Annotated[Path | None, typer.Option(help="file for what was published and acknowledged")] = None,
-    store: Annotated[Path | None, typer.Option(help="folder for credentials; default: memory")] = None,
+    store: Annotated[Path | None, typer.Option(help="folder for credentials and firmware; default: none")] = None,
+    machine: SignalOption = "press",
+    jitter: JitterOption = 0.05,
+    boot: BootOption = 1.0,
+    confirm: ConfirmOption = 120.0,
+    misbehave: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME[=SHARE][:STRENGTH], SHARE of the fleet; may be repeated; see the command misbehaviour",
+            metavar="NAME",
+        ),
+    ] = None,
 ) -> None:
     """Run many devices; a JSON line tells their state once a second.
 
@@ -132,7 +170,7 @@ def fleet(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--devices") from None
     plan = FleetPlan(
-        contact=_contact(host, port, ca, fingerprint, api, plain),
+        contact=contact_from(host, port, ca, fingerprint, api, plain),
         labels=labels,
         rate=rate,
         window=window,
@@ -143,6 +181,10 @@ def fleet(
         seed=seed,
         record=record,
         store=store,
+        signal=machine_from(machine),
+        jitter=jitter,
+        habits=Habits(boot_s=boot, confirm_within_s=confirm),
+        misbehave=misbehaviour_from(misbehave),
     )
 
     async def run() -> int:
@@ -151,6 +193,13 @@ def fleet(
         return 0 if await many.run() else 1
 
     _run(run())
+
+
+@app.command()
+def misbehaviour() -> None:
+    """List what devices can do wrong: name, usual strength and its unit."""
+    for name, kind in KINDS.items():
+        typer.echo(f"{name:<13} {kind.strength:>7g} {kind.unit:<13} {kind.text}")
 
 
 @app.command()
@@ -200,25 +249,6 @@ def demo(
     if inject not in (None, "loss", "duplicate"):
         raise typer.BadParameter("loss or duplicate", param_hint="--inject")
     raise typer.Exit(run(Plan(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject)))
-
-
-def _contact(host: str, port: int, ca: Path | None, fingerprint: str | None, api: str | None, plain: bool) -> Contact:
-    """What a device trusts: nothing with ``--plain``, else a file, its fingerprint, or both."""
-    try:
-        if plain:
-            return Contact(host=host, port=port, ca_pem=None, same_address=True)
-        if ca is not None:
-            ca_pem = ca.read_text("utf-8")
-            if fingerprint is not None:
-                trust.check(ca_pem, fingerprint)
-        elif fingerprint is not None:
-            ca_pem = trust.fetch_ca(api or f"https://{host}:8000", fingerprint)
-        else:
-            raise typer.BadParameter("TLS needs --ca or --fingerprint; --plain goes without")
-        trust.context(ca_pem)
-    except (trust.TrustError, OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(str(error)) from None
-    return Contact(host=host, port=port, ca_pem=ca_pem)
 
 
 def _on_signals(action: Callable[[], Any]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from appliance.contract.device import ConfigOk, DeviceId, MqttAccess
 from appliance.contract.topics import DeviceTopics
+from firmware_sim import trust
+from firmware_sim.flash import read_json, write_json
+from firmware_sim.link import LinkError, MqttLink
 
 DEFAULT_INTERVAL_S = 10.0
 
@@ -25,6 +25,8 @@ class Credentials(BaseModel):
     config_version: int
     mqtt: MqttAccess
     password: str = Field(repr=False)
+    previous: str | None = Field(default=None, repr=False)
+    """The password before, until the device has logged in with the new one."""
     topics: dict[str, str]
     settings: dict[str, Any]
 
@@ -41,6 +43,7 @@ class Credentials(BaseModel):
             config_version=answer.config_version,
             mqtt=answer.mqtt.model_copy(update={"password": None, "ca_pem": ca_pem}),
             password=password,
+            previous=_previous(password, before),
             topics=answer.topics,
             settings=answer.settings,
         )
@@ -59,6 +62,12 @@ class Credentials(BaseModel):
         return DEFAULT_INTERVAL_S
 
 
+def _previous(password: str, before: Credentials | None) -> str | None:
+    if before is None:
+        return None
+    return before.previous if before.password == password else before.password
+
+
 class CredentialStore:
     """The flash: a JSON file of mode 0600, or memory only if ``path`` is ``None``."""
 
@@ -66,10 +75,7 @@ class CredentialStore:
         self._path = path
         self._content: dict[str, Any] = {}
         if path is not None:
-            # what cannot be read counts as empty, as on a device that lost power while it was being made
-            with suppress(FileNotFoundError, ValueError):
-                content = json.loads(path.read_text("utf-8"))
-                self._content = content if isinstance(content, dict) else {}
+            self._content = read_json(path)
 
     def load(self) -> Credentials | None:
         """The credentials, if the device is paired."""
@@ -94,13 +100,19 @@ class CredentialStore:
 
     def _write(self, content: dict[str, Any]) -> None:
         self._content = content
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(self._path.name + ".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        if self._path is not None:
+            write_json(self._path, content)
+
+
+def link_of(credentials: Credentials, password: str, **options: Any) -> MqttLink:
+    """A connection for a paired device, not open yet; ``LinkError`` if it could not be trusted."""
+    access = credentials.mqtt
+    if access.tls and not access.ca_pem:
+        raise LinkError("the answer asks for TLS, and this device has no authority to trust")
+    return MqttLink(
+        client_id=access.client_id,
+        username=access.username,
+        password=password,
+        trust=trust.context(access.ca_pem) if access.tls and access.ca_pem else None,
+        **options,
+    )

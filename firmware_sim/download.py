@@ -16,6 +16,7 @@ import httpx
 from appliance.contract.times import Clock
 from firmware_sim import trust
 from firmware_sim.backoff import Backoff
+from firmware_sim.habits import Patience
 
 MOST_BYTES = 256 << 20
 """What fits into a slot."""
@@ -36,15 +37,6 @@ class _AgainError(Exception):
         self.after_s = after_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """In seconds: without a byte on a connection, between attempts at most, and without progress until it gives up."""
-
-    read_s: float = 30.0
-    longest_pause_s: float = 60.0
-    give_up_s: float = 3600.0
-
-
 @dataclass(slots=True, kw_only=True)
 class Download:
     """One file. ``ca_pem`` is the appliance's authority; ``progress`` is told how many bytes there are."""
@@ -55,7 +47,7 @@ class Download:
     ca_pem: str | None
     random: Random
     progress: Callable[[int], None]
-    patience: Patience = Patience()
+    patience: Patience = field(default_factory=Patience)
     clock: Clock = field(default_factory=Clock)
 
     async def run(self) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from random import Random
 
 from pydantic import ValidationError
 
 from appliance.contract.device import OtaState, OtaStatus
 from firmware_sim.bootloader import Bootloader, Image, SlotError
-from firmware_sim.download import Download, DownloadError, Patience
+from firmware_sim.download import Download, DownloadError
 from firmware_sim.flash import Flash
+from firmware_sim.habits import Habits
 from firmware_sim.image import checksum
 from firmware_sim.update_memory import Offer, OfferedFile, Report, Update, UpdateMemory
 
@@ -25,16 +25,6 @@ PART = "download.part"
 PROGRESS_STEP = 10
 """Percent between two reports of a download."""
 BEFORE_INSTALLING: frozenset[OtaState] = frozenset(("accepted", "downloading", "downloaded", "verified"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """How long this device takes, in seconds. ``flush_s``: for the last reports to go out before a restart."""
-
-    boot_s: float = 1.0
-    confirm_within_s: float = 120.0
-    flush_s: float = 2.0
-    patience: Patience = field(default_factory=Patience)
 
 
 class Firmware:
@@ -140,13 +130,16 @@ class Firmware:
             self._consider(offer)
 
     def _consider(self, offer: Offer) -> None:
+        if (offer.params or {}).get("version") == self.version:
+            self._end(offer.update_id, "already_installed")
+            return
         try:
             file = OfferedFile.model_validate(offer.params)
         except ValidationError as error:
             name = ".".join(str(part) for part in error.errors()[0]["loc"])
             self._end(offer.update_id, "failed", error=f"the offer cannot be used: {name or 'params'}")
             return
-        if file.version == self.version or file.sha256 == self._bootloader.image.sha256:
+        if file.sha256 == self._bootloader.image.sha256:
             self._end(offer.update_id, "already_installed")
             return
         self._flash.path(PART).unlink(missing_ok=True)

@@ -41,6 +41,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def firmware_folder(credentials: Path) -> Path:
+    """Where the firmware of a device lies whose credentials are in this file."""
+    return credentials.with_name(credentials.name.removesuffix(".json") + "-firmware")
+
+
 class Flash:
     """``folder`` keeps everything; with ``None`` it is a temporary one, made when something is kept for the first time
     and gone with :meth:`close`."""

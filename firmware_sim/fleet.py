@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 from appliance.contract.topics import is_serial
 from firmware_sim.credentials import CredentialStore
 from firmware_sim.device import Device
+from firmware_sim.faults import Misbehaviour, Request, spread
+from firmware_sim.flash import Flash, firmware_folder
+from firmware_sim.habits import Habits
 from firmware_sim.link import first_of
 from firmware_sim.pairing import Contact, Label, PairingRefusedError
 from firmware_sim.record import Recorder
-from firmware_sim.signals import PressSignal
+from firmware_sim.signals import signal
 
 CONNECTING_AT_A_TIME = 8
 """Handshakes cost the appliance's CPU, and it limits unpaired connections per address."""
@@ -30,6 +34,7 @@ class FleetPlan:
 
     ``rate`` is readings per second of the whole fleet; ``None``: as each device's configuration says; 0: as fast as
     PUBACKs allow. ``duration_s`` counts from when all devices are connected; ``None``: until told to stop.
+    ``store`` is a folder for credentials and firmware.
     """
 
     contact: Contact
@@ -43,6 +48,10 @@ class FleetPlan:
     seed: int | None = None
     record: Path | None = None
     store: Path | None = None
+    signal: str = "press"
+    jitter: float = 0.0
+    habits: Habits = field(default_factory=Habits)
+    misbehave: tuple[Request, ...] = ()
 
 
 class Fleet:
@@ -59,11 +68,20 @@ class Fleet:
         connecting = asyncio.Semaphore(CONNECTING_AT_A_TIME)
         randoms = Random(plan.seed)
         interval_s = None if plan.rate is None else (len(plan.labels) / plan.rate if plan.rate else 0.0)
+        wrong = spread(plan.misbehave, [label.serial for label in plan.labels], Random(plan.seed))
         self._devices = [
-            self._device(label, Random(randoms.getrandbits(64)), connecting, interval_s) for label in plan.labels
+            self._device(label, Random(randoms.getrandbits(64)), connecting, interval_s, wrong[label.serial])
+            for label in plan.labels
         ]
 
-    def _device(self, label: Label, random: Random, connecting: asyncio.Semaphore, interval_s: float | None) -> Device:
+    def _device(
+        self,
+        label: Label,
+        random: Random,
+        connecting: asyncio.Semaphore,
+        interval_s: float | None,
+        wrong: dict[str, float],
+    ) -> Device:
         plan = self._plan
         path = None if plan.store is None else plan.store / f"{label.serial.replace(':', '_')}.json"
         return Device(
@@ -71,14 +89,23 @@ class Fleet:
             contact=plan.contact,
             store=CredentialStore(path),
             recorder=self._recorder,
-            signal=PressSignal(random=random),
+            signal=signal(plan.signal, random),
             random=random,
             connecting=connecting,
             window=plan.window,
             interval_s=interval_s,
+            jitter=plan.jitter,
+            flash=Flash(None if path is None else firmware_folder(path)),
+            habits=plan.habits,
+            misbehaviour=Misbehaviour(random=random, strengths=wrong),
             keepalive_s=plan.keepalive_s,
             longest_backoff_s=plan.longest_backoff_s,
         )
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """In the plan's order; what they do wrong may be changed while they run."""
+        return tuple(self._devices)
 
     def stop(self) -> None:
         """First call: publish no more and wait for what is unacknowledged. Second call: end now."""
@@ -169,6 +196,8 @@ class Fleet:
                 "dropped": counts["drop"],
                 "commands": counts["cmd"],
                 "connections_lost": counts["down"],
+                "odd": counts["odd"],
+                "firmware": Counter(device.firmware_version for device in self._devices),
                 "refused": self._refused,
                 "stopping": self._stop.is_set(),
                 "ended": ended,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
+import struct
 from collections.abc import Callable
 from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from firmware_sim.blocking import in_thread
 
 CREDENTIALS_REFUSED = frozenset((134, 135))
 """CONNACK 4 and 5, as paho names them after MQTT 5."""
@@ -28,7 +30,8 @@ class LinkError(Exception):
 class MqttLink:
     """A connection that is opened once. Callbacks come on the event loop.
 
-    ``on_message(topic, payload)`` for what arrives, ``on_ack(mid)`` for each PUBACK.
+    ``on_message(topic, payload)`` for what arrives, ``on_ack(mid)`` for each PUBACK. ``acknowledges(topic)`` says
+    whether what came on it gets its PUBACK.
     """
 
     def __init__(
@@ -41,11 +44,16 @@ class MqttLink:
         trust: ssl.SSLContext | None,
         on_message: Callable[[str, bytes], None],
         on_ack: Callable[[int], None],
+        acknowledges: Callable[[str], bool] = lambda topic: True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._keepalive_s = keepalive_s
         self._on_message = on_message
         self._on_ack = on_ack
+        self._acknowledges = acknowledges
+        self._read_every_s: float | None = None
+        self.is_frozen = False
+        """Whether nothing goes in or out any more."""
         self._fd: int | None = None
         self._writing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -59,6 +67,7 @@ class MqttLink:
             clean_session=True,
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,
+            manual_ack=True,
         )
         client.max_inflight_messages_set(0)  # the device's own queue keeps the window
         if username is not None:
@@ -68,7 +77,7 @@ class MqttLink:
         client.on_connect = self._connected
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
-        client.on_message = lambda _client, _userdata, message: self._on_message(message.topic, bytes(message.payload))
+        client.on_message = lambda _client, _userdata, message: self._arrived(message)
         client.on_publish = lambda _client, _userdata, mid, _reason, _properties: self._on_ack(mid)
         client.on_socket_close = lambda _client, _userdata, _socket: self._detach()
         self._client = client
@@ -78,7 +87,7 @@ class MqttLink:
         try:
             async with asyncio.timeout(timeout_s):
                 # name look-up and TLS handshake block inside paho
-                await _in_thread(self._connect_to(host, port), undo=self._drop)
+                await in_thread(self._connect_to(host, port), undo=self._drop)
                 self._attach()
                 await self._connack
         except TimeoutError:
@@ -109,16 +118,49 @@ class MqttLink:
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1) -> int:
         """Send; ``on_ack`` gets the number returned here. What a lost connection leaves unsent is not repeated."""
+        if self.is_frozen:
+            return 0
         mid = self._client.publish(topic, payload, qos=qos).mid
         if self._client.want_write():
             self._flush()
         return mid
 
-    async def close(self) -> None:
-        """Say DISCONNECT and go."""
-        if not self.closed.done():
+    def repeat(self, mid: int, topic: str, payload: bytes) -> None:
+        """Send a QoS 1 packet once more as it is, with DUP, which paho does only after a new connection."""
+        sock = self._client.socket()
+        if sock is None or self.is_frozen or self._client.want_write():
+            return
+        packet = dup_packet(mid, topic, payload)
+        try:
+            written = sock.send(packet)
+        except OSError:  # SSLWantWriteError too
+            return
+        if written < len(packet):
+            self.abort()  # half a packet cannot be taken back
+
+    def freeze(self) -> None:
+        """Say and hear nothing more, and leave the connection open."""
+        self.is_frozen = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._detach()
+
+    def read_every(self, seconds: float | None) -> None:
+        """Read one packet in so much time; ``None``: as they come."""
+        self._read_every_s = seconds
+        if self._fd is not None:
+            self._loop.add_reader(self._fd, self._readable)
+
+    def leave(self) -> None:
+        """Say DISCONNECT; :attr:`closed` tells when it is done."""
+        if not self.closed.done() and not self.is_frozen:
             self._client.disconnect()
             self._flush()
+
+    async def close(self) -> None:
+        """Say DISCONNECT and go."""
+        if not self.closed.done() and not self.is_frozen:
+            self.leave()
             await asyncio.wait({self.closed}, timeout=CLOSE_TIMEOUT_S)
         self.abort()
 
@@ -154,10 +196,24 @@ class MqttLink:
 
     def _readable(self) -> None:
         self._client.loop_read()
+        if self._read_every_s is not None and self._fd is not None:
+            self._loop.remove_reader(self._fd)
+            self._loop.call_later(self._read_every_s, self._read_again, self._fd)
+            self._flush()
+            return
         # TLS may hold more than the selector knows of
         while isinstance(sock := self._client.socket(), ssl.SSLSocket) and self._fd is not None and sock.pending():
             self._client.loop_read()
         self._flush()
+
+    def _read_again(self, fd: int) -> None:
+        if self._fd == fd:
+            self._loop.add_reader(fd, self._readable)
+
+    def _arrived(self, message: paho.MQTTMessage) -> None:
+        self._on_message(message.topic, bytes(message.payload))
+        if self._acknowledges(message.topic):
+            self._client.ack(message.mid, message.qos)
 
     def _flush(self) -> None:
         if self._client.want_write() and self._fd is not None:
@@ -210,35 +266,18 @@ class MqttLink:
             self._connack.exception()  # nobody may be waiting for it any more
 
 
+def dup_packet(mid: int, topic: str, payload: bytes) -> bytes:
+    """A QoS 1 PUBLISH with DUP (MQTT 3.1.1 §3.3)."""
+    name = topic.encode()
+    body = struct.pack("!H", len(name)) + name + struct.pack("!H", mid) + payload
+    length, encoded = len(body), bytearray()
+    while True:
+        length, digit = divmod(length, 128)
+        encoded.append(digit | (128 if length else 0))
+        if not length:
+            return b"\x3a" + bytes(encoded) + body
+
+
 async def first_of(*futures: asyncio.Future[Any], timeout_s: float) -> None:
     """Wait until one of them is done, or the time is over; they stay as they are."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _in_thread(work: Callable[[], object], *, undo: Callable[[], None]) -> None:
-    """Run blocking work in a daemon thread: a peer that never answers cannot keep the process from ending.
-
-    If the caller is cancelled, ``undo`` runs once the work is over.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if done.cancelled():
-            undo()
-        elif error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def body() -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except Exception as caught:
-            error = caught
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, error)
-
-    threading.Thread(target=body, name="mqtt connect", daemon=True).start()
-    await done

@@ -35,12 +35,14 @@ class Contact:
     """Where an unpaired device finds the appliance, what it trusts there, and the names it was built with.
 
     ``same_address`` keeps a paired device at this address whatever the answer says (a test's plain listener).
+    ``files_ca_pem``: whom to trust for firmware, where MQTT goes without TLS.
     """
 
     host: str
     port: int
     ca_pem: str | None
     same_address: bool = False
+    files_ca_pem: str | None = None
     topics: TopicTemplates = field(default_factory=TopicTemplates)
 
 

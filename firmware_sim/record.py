@@ -2,7 +2,9 @@
 
 One JSON object per line, each written by a single system call, so that the lines survive the process:
 ``{"t": ms since 1970, "e": event, "d": device, …}``. Events: ``paired``, ``up``, ``down`` (``why``), ``pub`` and
-``ack`` (``id``; ``ms`` from transmission to PUBACK), ``drop`` (``id``), ``cmd`` and ``repeat`` (``id``), ``full``.
+``ack`` (``id``; ``ms`` from transmission to PUBACK), ``drop`` (``id``), ``cmd`` and ``repeat`` (``id``), ``ota``
+(``id``, ``state``), ``odd`` (``kind``: done wrong on purpose), ``pub0`` (a reading with QoS 0, which nobody promises),
+``full``.
 """
 
 from __future__ import annotations

@@ -8,13 +8,24 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Outgoing:
-    """One message; ``msg_id`` only for a reading. ``sent_at`` is the monotonic time of its last transmission."""
+    """One message; ``msg_id`` only for a reading. ``sent_at`` is the monotonic time of its last transmission.
+
+    ``topic`` is a topic's name in the configuration, such as ``telemetry``, or a topic. ``odd`` names the misbehaviour
+    that made it, ``report`` is the number of an update's report.
+    """
 
     topic: str
     payload: bytes
     msg_id: str | None = None
+    odd: str | None = None
+    report: int | None = None
     transmissions: int = 0
     sent_at: float = 0.0
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it goes ahead of readings."""
+        return self.msg_id is None and self.odd is None
 
 
 class SendQueue:
@@ -39,7 +50,7 @@ class SendQueue:
 
     def put(self, message: Outgoing) -> Outgoing | None:
         """Add one; a full queue gives up its oldest message of the same sort, which is returned."""
-        queue = self._readings if message.msg_id is not None else self._answers
+        queue = self._answers if message.is_urgent else self._readings
         dropped = queue.popleft() if len(queue) >= self._limit else None
         queue.append(message)
         return dropped
@@ -63,7 +74,8 @@ class SendQueue:
         return self._in_flight.pop(mid, None)
 
     def connection_lost(self) -> None:
-        """What was not acknowledged goes to the front again, in its order."""
+        """What was not acknowledged goes to the front again, in its order; odd things are said once."""
         for message in reversed(self._in_flight.values()):
-            (self._readings if message.msg_id is not None else self._answers).appendleft(message)
+            if message.odd is None:
+                (self._answers if message.is_urgent else self._readings).appendleft(message)
         self._in_flight.clear()

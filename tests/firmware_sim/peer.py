@@ -22,6 +22,7 @@ class Received:
     payload: bytes = b""
     mid: int = 0
     qos: int = 0
+    dup: bool = False
     filters: list[str] = field(default_factory=list)
     client_id: str = ""
     username: str | None = None
@@ -196,4 +197,4 @@ def _publish(connection: Connection, first: int, body: bytes) -> Received:
     if qos:
         (mid,) = struct.unpack_from("!H", body, position)
         position += 2
-    return Received("publish", connection, topic=topic, payload=body[position:], mid=mid, qos=qos)
+    return Received("publish", connection, topic=topic, payload=body[position:], mid=mid, qos=qos, dup=bool(first & 8))

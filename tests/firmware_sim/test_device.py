@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import ssl
 import stat
@@ -17,12 +18,15 @@ import pytest
 
 from appliance import certificates
 from appliance.contract.times import parse_rfc3339
-from firmware_sim import trust
+from firmware_sim import image, trust
 from firmware_sim.credentials import CredentialStore
 from firmware_sim.device import Device
+from firmware_sim.flash import Flash
+from firmware_sim.habits import Habits
 from firmware_sim.pairing import Contact, Label, PairingRefusedError
 from firmware_sim.record import Recorder, read_record
 from firmware_sim.signals import PressSignal
+from tests.firmware_sim.file_server import FileServer, file_server
 from tests.firmware_sim.peer import Peer, Received, peer
 
 SERIAL = "SN-1001"
@@ -30,6 +34,8 @@ DEVICE = "press-07"
 COMMAND = f"command/{DEVICE}/action"
 CONFIG = f"iiot/config/{SERIAL}"
 TELEMETRY = f"telemetry/{DEVICE}/data"
+NOTIFY = f"ota/{DEVICE}/notify"
+STATUS = f"ota/{DEVICE}/status"
 
 
 def answer(port: int, *, interval_s: float = 3600, tls: bool = False, **changed: Any) -> Callable[[Any], Any]:
@@ -480,3 +486,93 @@ def test_the_torn_end_of_a_killed_writers_record_is_left_out(tmp_path: Path) -> 
     with (tmp_path / "record").open("ab") as file:
         file.write(b'{"t":1,"e":"ack","d":"pre')
     assert read_record(tmp_path / "record").acknowledged == {(DEVICE, "1")}
+
+
+# --- firmware ------------------------------------------------------------------------------------------------
+
+
+def firmware_offer(files: FileServer, content: bytes, update_id: str = "u-1") -> dict[str, Any]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    params = {"version": "2.0.0", "url": files.url, "size": len(content), "sha256": sha256}
+    return {"action": "start_update", "update_id": update_id, "params": params}
+
+
+async def until_state(server: Peer, state: str) -> list[str]:
+    """Reports up to this one."""
+    states = []
+    while not states or states[-1] != state:
+        states.append((await server.expect("publish", topic=STATUS)).json["state"])
+    return states
+
+
+async def test_a_device_updates_itself_connects_again_and_reports_its_new_version(tmp_path: Path) -> None:
+    content = image.make("2.0.0", 100_000)
+    options: dict[str, Any] = {"habits": Habits(boot_s=0.01), "flash": Flash(tmp_path)}
+    async with peer() as server, file_server(content) as files, connected(server, **options) as (device, subscribed):
+        subscribed.connection.publish(NOTIFY, firmware_offer(files, content))
+        assert "downloading" in await until_state(server, "rebooting")
+        await server.expect("connect", client_id=DEVICE)
+        assert await until_state(server, "installed") == ["installed"]
+        assert device.firmware_version == "2.0.0"
+
+
+async def test_an_update_goes_on_after_a_restart_of_the_device_and_unacknowledged_reports_come_again(
+    tmp_path: Path,
+) -> None:
+    content = image.make("2.0.0", 100_000)
+    store = CredentialStore(tmp_path / "flash.json")
+    async with peer() as server, file_server(content) as files:
+        files.stall_at = 50_000
+        async with connected(server, store=store, flash=Flash(tmp_path / "firmware")) as (_, subscribed):
+            server.automatic.discard("publish")
+            subscribed.connection.publish(NOTIFY, firmware_offer(files, content))
+            assert (await server.expect("publish", topic=STATUS)).json["state"] == "accepted"
+            await files.stalled.wait()
+        files.stall_at = None
+        files.go_on.set()
+        server.automatic.add("publish")
+        options: dict[str, Any] = {"habits": Habits(boot_s=0.01), "flash": Flash(tmp_path / "firmware")}
+        async with connected(server, store=CredentialStore(tmp_path / "flash.json"), **options) as (device, _):
+            states = await until_state(server, "installed")
+            assert (states[0], device.firmware_version) == ("accepted", "2.0.0")
+        assert files.ranges[-1] >= 50_000
+
+
+async def test_a_device_whose_new_secret_is_refused_goes_back_to_the_one_before(tmp_path: Path) -> None:
+    store = CredentialStore(tmp_path / "flash.json")
+    async with peer() as server, connected(server, store=store) as (_, subscribed):
+        told = answer(server.port, config_version=2)({})
+        told["mqtt"]["password"] = "the-next-secret"
+        server.connack = 5
+        subscribed.connection.publish(CONFIG, told)
+        assert (await server.expect("connect")).password == "the-next-secret"
+        server.connack = 0
+        assert (await server.expect("connect")).password == "the-secret"
+        await server.expect("subscribe")
+        for connection in list(server.connections):
+            connection.drop()
+        assert (await server.expect("connect")).password == "the-secret"
+    assert store.load() is not None
+
+
+async def test_the_password_before_is_forgotten_once_the_new_one_has_worked(tmp_path: Path) -> None:
+    path = tmp_path / "flash.json"
+    async with peer() as server, connected(server, store=CredentialStore(path)) as (_, subscribed):
+        told = answer(server.port, config_version=2)({})
+        told["mqtt"]["password"] = "the-next-secret"
+        subscribed.connection.publish(CONFIG, told)
+        await server.expect("subscribe")
+        assert "the-secret" not in path.read_text()
+
+
+async def test_what_waits_goes_to_the_topics_of_a_new_configuration() -> None:
+    async with peer() as server:
+        server.automatic.discard("publish")
+        async with connected(server, interval_s=0.01) as (_, subscribed):
+            reading = await server.expect("publish", topic=TELEMETRY)
+            told = answer(server.port, config_version=2, interval_s=0.01)({})
+            told["topics"]["telemetry"] = f"plant/{DEVICE}/values"
+            subscribed.connection.publish(CONFIG, told)
+            await server.expect("subscribe")
+            again = await server.expect("publish")
+            assert (again.topic, again.json) == (f"plant/{DEVICE}/values", reading.json)

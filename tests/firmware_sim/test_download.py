@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from appliance import certificates
-from firmware_sim.download import Download, DownloadError, Patience
+from firmware_sim.download import Download, DownloadError
+from firmware_sim.habits import Patience
 from tests.firmware_sim.file_server import FileServer, file_server
 
 CONTENT = Random(7).randbytes(300_000)

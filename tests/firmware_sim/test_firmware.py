@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from firmware_sim.bootloader import TRIAL_BOOTS, Bootloader, Image, SlotError
-from firmware_sim.download import Patience
-from firmware_sim.firmware import Firmware, Habits
+from firmware_sim.firmware import Firmware
 from firmware_sim.flash import Flash
+from firmware_sim.habits import Habits, Patience
 from firmware_sim.image import Flaw, Header, make, read_header
 from firmware_sim.update_memory import MOST_ENDED, MOST_REPORTS, Report, UpdateMemory
 from tests.firmware_sim.file_server import FileServer, file_server
