@@ -21,12 +21,14 @@ from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
 from appliance.broker.session import Receipt
 from appliance.contract.times import Clock
+from appliance.enrolment import read_access
 from appliance.errors import StoreUnavailableError
 from appliance.figures import FigureService
 from appliance.health import HealthService
-from appliance.http_server import http_server
+from appliance.http_server import http_server, listen
 from appliance.identity import Identity, read_identity
 from appliance.observers import Observers
+from appliance.odoo_link import OdooLink, begin
 from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
@@ -40,8 +42,6 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
-from appliance.uplink.client import OdooClient, Timeouts
-from appliance.uplink.pump import Pump, PumpLimits
 from appliance.uplink.state import UplinkState
 from appliance.web.api import WebServices, create_app
 from appliance.web.mqtt_socket import MqttSockets
@@ -94,8 +94,9 @@ class Appliance:
             )
             stack.push_async_callback(self.database.close)
             identity = await asyncio.to_thread(read_identity, settings)
+            self._access = await asyncio.to_thread(read_access, settings)
             self.fingerprint = identity.certificates.fingerprint
-            http_socket = _bind(settings.host, settings.port)
+            http_socket = listen(settings.host, settings.port)
             stack.callback(http_socket.close)
             await self._build_store()
             self.api_keys = ApiKeys(database=self.database, own_keys=[identity.api_key], clock=self.clock)
@@ -123,8 +124,8 @@ class Appliance:
             "web": self._serve_web(),
             "stop": self._until_stopped(),
         }
-        if self.pump is not None:
-            tasks["uplink"] = self.pump.run()
+        if self.odoo is not None:
+            tasks |= self.odoo.tasks()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in tasks.items():
@@ -142,30 +143,24 @@ class Appliance:
             keep_settled_bytes=settings.iiot_history_mb * MIB,
         )
         await self.buffer.load()
+        self.standing = await begin(self.database, self._access)
         self.registry = DeviceRegistry(database=self.database, templates=settings.topics)
         await self.registry.load()
 
     def _build_uplink(self, identity: Identity, stack: AsyncExitStack) -> None:
-        settings = self.settings
-        self._odoo: OdooClient | None = None
-        self.pump: Pump | None = None
-        if not settings.odoo_base_url or settings.odoo_api_key is None:
+        self.odoo: OdooLink | None = None
+        if self._access is None:
             return
-        self._odoo = OdooClient(
-            base_url=settings.odoo_base_url,
-            api_key=settings.odoo_api_key,
-            database=settings.odoo_database,
-            timeouts=Timeouts(read_s=settings.odoo_timeout_s),
-            clock=self.clock,
-        )
-        stack.push_async_callback(self._odoo.aclose)
-        self.pump = Pump(
+        self.odoo = OdooLink(
+            access=self._access,
+            settings=self.settings,
+            database=self.database,
             buffer=self.buffer,
-            client=self._odoo,
+            standing=self.standing,
             gateway_uid=identity.gateway_uid,
             clock=self.clock,
-            limits=PumpLimits(batch_messages=settings.odoo_batch_messages, batch_bytes=settings.odoo_batch_bytes),
         )
+        stack.push_async_callback(self.odoo.client.aclose)
 
     async def _start_broker(self, identity: Identity, stack: AsyncExitStack) -> None:
         settings, clock = self.settings, self.clock
@@ -231,7 +226,7 @@ class Appliance:
         self.pairing = PairingService(
             registry=self.registry,
             credentials=identity.credentials,
-            source=self._odoo,
+            source=None if self.odoo is None else self.odoo.client,
             address=BrokerAddress(
                 host=settings.iiot_advertised_host or identity.names[0],
                 port=self.broker.ports[0],
@@ -250,10 +245,21 @@ class Appliance:
             presence=self.presence,
             gateway_clock=self.observers.gateway_clock,
             uplink=self.uplink_state,
+            sync=lambda: None if self.odoo is None else self.odoo.sync.state(),
             quota_bytes=settings.iiot_buffer_quota_mb * MIB,
             clock=self.clock,
         )
         listener = self.broker.listener
+        if self.odoo is not None:
+            host = settings.iiot_advertised_host or identity.names[0]
+            self.odoo.join(
+                commands=self.commands,
+                registry=self.registry,
+                presence=self.presence,
+                health=self.health,
+                api_url=f"{'https' if settings.http_use_tls else 'http'}://{host}:{self.ports.http}",
+                fingerprint=self.fingerprint,
+            )
         dead_letters = DeadLetters(database=self.database, buffer=self.buffer)
         figures = FigureService(
             database=self.database,
@@ -316,7 +322,7 @@ class Appliance:
 
     def uplink_state(self) -> UplinkState:
         """How it stands with Odoo."""
-        return UplinkState() if self.pump is None else self.pump.state()
+        return UplinkState() if self.odoo is None else self.odoo.state()
 
     # --- running and stopping --------------------------------------------------------------------------------
 
@@ -355,11 +361,6 @@ def _nothing(_: object) -> None:
 
 def _ignore() -> None:
     """Nobody waits for this acknowledgement."""
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=512)
 
 
 def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = None) -> int:

@@ -17,6 +17,7 @@ from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.uplink.state import UplinkState
+from appliance.uplink.sync_state import SyncState
 from appliance.web.services import Health
 
 LOOK_EVERY_S = 10.0
@@ -36,6 +37,7 @@ class HealthService:
         presence: PresenceService,
         gateway_clock: GatewayClock,
         uplink: Callable[[], UplinkState],
+        sync: Callable[[], SyncState | None],
         quota_bytes: int,
         clock: Clock,
     ) -> None:
@@ -45,6 +47,7 @@ class HealthService:
         self._presence = presence
         self._gateway_clock = gateway_clock
         self._uplink = uplink
+        self._sync = sync
         self._quota_bytes = quota_bytes
         self._clock = clock
         self._disk: dict[str, int] = {}
@@ -86,6 +89,9 @@ class HealthService:
             reasons.append(f"nothing is sent to Odoo until somebody acts: {uplink.alarm}")
         elif uplink.reachable is False:
             reasons.append(f"Odoo does not answer: {uplink.last_error}")
+        sync = self._sync()
+        if sync is not None:
+            reasons += sync.problems(self._clock.now_ms())
         if self._disk and self._disk["free_bytes"] < (1 - WARN_SHARE) * self._disk["total_bytes"]:
             share = 100 * self._disk["free_bytes"] // self._disk["total_bytes"]
             reasons.append(f"only {share} % of the disk is free")
@@ -95,6 +101,7 @@ class HealthService:
 
     def _details(self) -> dict[str, Any]:
         backlog = self._buffer.backlog()
+        sync = self._sync()
         oldest_ms = backlog.oldest_received_at_ms
         return {
             "broker": {
@@ -109,6 +116,7 @@ class HealthService:
                 "epoch": self._database.epoch,
             },
             "uplink": asdict(self._uplink()),
+            "sync": None if sync is None else asdict(sync),
             "disk": self._disk,
             "clock": {"plausible": self._gateway_clock.doubt is None, "doubt": self._gateway_clock.doubt},
         }

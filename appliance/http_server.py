@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -16,6 +18,12 @@ HTTP_CONNECTIONS = 512
 """At a time, WebSockets not counted; one more is answered 503."""
 WEBSOCKET_PING_S = 30.0
 """How often a WebSocket is tried, and how long its answer may take. MQTT's own keep-alive may be off."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket for it. ``OSError`` if it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=512)
 
 
 def http_server(web: ASGIApp, *, settings: Settings, tls: Certificates | None) -> SocketServer:

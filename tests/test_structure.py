@@ -45,12 +45,15 @@ FLOORS = {
     "observers": {"contract", "store", "services"},
     "health": {"contract", "errors", "store", "services", "broker", "uplink", "web"},
     "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
+    "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
+    "odoo_link": {"contract", "store", "services", "uplink", "settings", "enrolment", "health"},
     "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
         *("settings", "certificates", "identity", "observers", "figures", "health", "http_server", "socket_door"),
+        *("enrolment", "odoo_link"),
     },
-    "cli": {"contract", "errors", "settings", "certificates", "uplink", "app"},
+    "cli": {"contract", "errors", "settings", "certificates", "uplink", "app", "enrolment"},
     "__main__": {"cli"},
 }
 """What each part of ``appliance/`` may import from it."""
@@ -252,7 +255,7 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "identity.py", "cli/running.py")
+        for file in ("app.py", "enrolment.py", "identity.py", "odoo_link.py", "cli/running.py")
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

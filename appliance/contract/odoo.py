@@ -39,6 +39,10 @@ class Kind(IntEnum):
         return self.name.lower()
 
 
+NO_DEVICE = "-"
+"""In place of the device in messages about the appliance itself (``gateway_event``); no device can have this id."""
+
+
 def kind_name(number: int) -> str:
     """A kind's name on the wire, also of a number that this version does not know."""
     return Kind(number).wire if number in Kind._value2member_map_ else f"unknown_{number}"

@@ -143,7 +143,7 @@ class PendingCommand(OdooBody):
     @model_validator(mode="before")
     @classmethod
     def _unset(cls, value: object) -> object:
-        return without_unset(value, meaning_false=("payload",))
+        return without_unset(value, meaning_false=())
 
 
 class PendingUpdate(OdooBody):

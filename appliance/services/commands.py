@@ -143,6 +143,11 @@ class CommandService:
             raise CommandRefusedError(message, status=409, code="command_final")
         return await self.status(command_id)
 
+    async def record(self, rule: Callable[..., Outcome]) -> Outcome:
+        """Make a change by a rule from outside (``rule(work, moment=…)``), in order with all others."""
+        await self._resumed.wait()
+        return await self._awaited(partial(rule, moment=self._moment()), self._taken_over)
+
     def open_count(self, device_id: str) -> int:
         """How many commands of a device are neither answered nor given up."""
         lane = self._open.lanes.get(device_id)

@@ -89,6 +89,14 @@ def m005_epochs(tables: Tables) -> None:
             tables.execute(statement)
 
 
+@migrations()
+def m006_standing(tables: Tables) -> None:
+    """How the appliance stands to Odoo: its starts, the database it is bound to, what Odoo has lost."""
+    for statement in _STANDING.split(";\n"):
+        if statement.strip():
+            tables.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))
@@ -274,4 +282,18 @@ INSERT INTO meta SELECT 'unstored', count(*) FROM unstored;
 INSERT INTO ordered SELECT seq FROM messages
     WHERE kind <> 1 AND NOT EXISTS (SELECT 1 FROM settled WHERE seq BETWEEN first AND last);
 DELETE FROM meta WHERE key = 'confirmed'
+"""
+
+_STANDING = """
+CREATE TABLE starts (                         -- of the process, in this very file: one that is not here was a twin's
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    start TEXT NOT NULL UNIQUE,
+    first_seq INTEGER NOT NULL,               -- the first message it could have stored
+    answered INTEGER NOT NULL                 -- whether Odoo has answered a sync of it
+) STRICT;
+
+CREATE TABLE standing (                       -- database_uuid, cursor, gaps, consents, may_take_over
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID
 """

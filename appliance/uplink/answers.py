@@ -60,6 +60,20 @@ class Answer:
             return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code, floor=problem.floor)
         return self._error(problem)
 
+    def sync_error(self) -> OdooError:
+        """What an answer other than 200 to ``sync`` means."""
+        problem = _parse(OdooProblem, self.content)
+        if problem and self.status in (400, 409, 422):
+            return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
+        return self._error(problem)
+
+    def enroll_error(self) -> OdooError:
+        """What an answer other than 200 to an enrolment means: with a code it is Odoo's word on the code typed in."""
+        problem = _parse(OdooProblem, self.content)
+        if problem and self.status in _DEVICE_ANSWERS:
+            return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
+        return self._error(problem)
+
     def config_error(self) -> OdooError:
         """What an answer other than 200 to a configuration request means: with a code it is that device's answer."""
         problem = _parse(OdooProblem, self.content)

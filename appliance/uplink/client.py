@@ -16,9 +16,12 @@ import httpx
 from appliance import __version__
 from appliance.contract.device import ConfigRequest, encode
 from appliance.contract.odoo import CONFIG_PATH, WEBHOOK_PATH, BatchResult, DeviceConfig
+from appliance.contract.sync import ENROLL_PATH, SYNC_PATH, EnrollAnswer, EnrollRequest, SyncAnswer
+from appliance.contract.sync_answer import Flaw, read_answer
 from appliance.contract.times import Clock
 from appliance.errors import OdooTooLargeError, OdooUnavailableError, SettingsError
 from appliance.uplink.answers import FOREIGN_ERRORS, Answer, translated
+from appliance.uplink.gate import Gate
 from appliance.uplink.retry import Breaker
 
 MAX_ANSWER_BYTES = 2 << 20
@@ -49,7 +52,8 @@ class Timeouts:
 class OdooClient:
     """Pooled connections to one Odoo. Close it with :meth:`aclose`, or use it as a context manager.
 
-    ``base_url`` and both header values must be usable, otherwise :class:`SettingsError` (which never repeats the key).
+    ``base_url`` and both header values must be usable, otherwise :class:`SettingsError` (which never repeats the key);
+    without ``api_key`` it can do nothing but :meth:`enroll`.
     ``breaker`` is driven by whoever sends batches; configuration requests fail at once while it is not closed.
     """
 
@@ -57,7 +61,7 @@ class OdooClient:
         self,
         *,
         base_url: str,
-        api_key: Secret,
+        api_key: Secret | None,
         database: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         timeouts: Timeouts | None = None,
@@ -70,6 +74,8 @@ class OdooClient:
         timeouts = timeouts or Timeouts()
         self._clock = clock or Clock()
         self.breaker = breaker or Breaker(clock=self._clock)
+        self.gate: Gate | None = None
+        """Set by who finds out whether this is the right Odoo: configuration requests claim tokens there."""
         self._total_s = timeouts.total_s
         self._max_answer_bytes = max_answer_bytes
         self._http = httpx.AsyncClient(
@@ -122,6 +128,8 @@ class OdooClient:
         :class:`OdooUnavailableError`, at once while Odoo is known not to answer; :class:`OdooAlarmError`.
         """
         self.breaker.check()
+        if self.gate is not None:
+            await self.gate.passed()
         try:
             answer = await self._post(CONFIG_PATH, encode(request))
         except OdooTooLargeError as error:
@@ -130,9 +138,36 @@ class OdooClient:
             raise answer.config_error()
         return answer.read(DeviceConfig)
 
-    async def _post(self, path: str, body: bytes) -> Answer:
+    async def post_sync(self, body: bytes, within_s: float) -> tuple[SyncAnswer, list[Flaw]]:
+        """Report, and ask what there is to do (:mod:`appliance.contract.sync`); with the items that make no sense.
+
+        :class:`OdooUnavailableError`, :class:`OdooAlarmError`, or :class:`OdooRefusedError` with the code that Odoo
+        gave, such as ``wrong_database`` and ``fenced``.
+        """
         try:
-            async with asyncio.timeout(self._total_s), self._http.stream("POST", path, content=body) as response:
+            answer = await self._post(SYNC_PATH, body, within_s)
+        except OdooTooLargeError as error:
+            raise OdooUnavailableError(str(error)) from error
+        if answer.status != 200:
+            raise answer.sync_error()
+        try:
+            return read_answer(answer.content)
+        except ValueError:
+            raise OdooUnavailableError("Odoo's answer to sync does not speak the contract") from None
+
+    async def enroll(self, request: EnrollRequest) -> EnrollAnswer:
+        """Turn a code into a key; the code works once. Errors as of :meth:`post_sync`, 403 ``invalid_code`` too."""
+        answer = await self._post(ENROLL_PATH, encode(request))
+        if answer.status != 200:
+            raise answer.enroll_error()
+        return answer.read(EnrollAnswer)
+
+    async def _post(self, path: str, body: bytes, within_s: float | None = None) -> Answer:
+        try:
+            async with (
+                asyncio.timeout(within_s or self._total_s),
+                self._http.stream("POST", path, content=body) as response,
+            ):
                 content = await self._read(response)
         except FOREIGN_ERRORS as error:
             raise translated(error, len(body)) from error
@@ -150,7 +185,7 @@ class OdooClient:
         return bytes(content)
 
 
-def _check(base_url: str, api_key: Secret, database: str | None) -> str:
+def _check(base_url: str, api_key: Secret | None, database: str | None) -> str:
     """The host of the address; :class:`SettingsError` for what cannot be used."""
     problems = []
     host = None
@@ -163,7 +198,8 @@ def _check(base_url: str, api_key: Secret, database: str | None) -> str:
     if not host:
         problems.append("ODOO_BASE_URL must look like https://odoo.example.com, without user name and password")
     # a byte that HTTP forbids in a header would end up, with the whole header, in an error text
-    if not _is_header_value(api_key.get_secret_value()) or " " in api_key.get_secret_value():
+    key = None if api_key is None else api_key.get_secret_value()
+    if key is not None and (not _is_header_value(key) or " " in key):
         problems.append("ODOO_API_KEY may hold printable ASCII characters only, and no spaces")
     if database is not None and not _is_header_value(database):
         problems.append("ODOO_DATABASE may hold printable ASCII characters only, and no spaces around them")
@@ -176,9 +212,9 @@ def _is_header_value(text: str) -> bool:
     return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
 
 
-def _headers(api_key: Secret, database: str | None) -> dict[str, str]:
+def _headers(api_key: Secret | None, database: str | None) -> dict[str, str]:
     headers = {
-        "Authorization": f"Bearer {api_key.get_secret_value()}",
+        **({} if api_key is None else {"Authorization": f"Bearer {api_key.get_secret_value()}"}),
         "Content-Type": "application/json",
         "Accept": "application/json",
         "Accept-Encoding": "identity",

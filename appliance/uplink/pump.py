@@ -99,6 +99,7 @@ class Pump:
         self._last_post_at = float("-inf")
         self._alarm_until = float("-inf")
         self._held: str | None = None
+        self._held_is_alarm = True
         self._held_until = float("-inf")
         self._behind: tuple[str, int] | None = None
         self._sender: Sender | None = None
@@ -106,9 +107,9 @@ class Pump:
 
     # --- what others ask of it -------------------------------------------------------------------------------
 
-    def hold(self, reason: str) -> None:
-        """Send nothing until :meth:`release`, but for what is on its way; ``reason`` is shown as the alarm."""
-        self._hold(reason, float("inf"))
+    def hold(self, reason: str, *, alarm: bool = True) -> None:
+        """Send nothing until :meth:`release`, but for what is on its way; ``alarm``: people must know ``reason``."""
+        self._hold(reason, float("inf"), alarm=alarm)
 
     def release(self) -> None:
         """Send again."""
@@ -133,7 +134,7 @@ class Pump:
         """What to tell people and programs."""
         wait_s = max(self._breaker.delay_s(), max(self._alarm_until, self._held_until) - self._clock.monotonic())
         return self._journal.state(
-            held=self._held,
+            held=self._held if self._held_is_alarm else None,
             breaker=self._breaker.state,
             consecutive_failures=self._breaker.failures,
             next_attempt_in_s=wait_s if 0 < wait_s < float("inf") else None,
@@ -339,10 +340,10 @@ class Pump:
             self._alarm(text)
             lane.split(1)
 
-    def _hold(self, reason: str, until: float) -> None:
-        if reason != self._held:
+    def _hold(self, reason: str, until: float, *, alarm: bool = True) -> None:
+        if reason != self._held and alarm:
             self._journal.held(reason)
-        self._held, self._held_until = reason, until
+        self._held, self._held_until, self._held_is_alarm = reason, until, alarm
         self._wake.set()
 
     async def _mend(self, epoch: str, from_seq: int) -> None:
