@@ -1,7 +1,8 @@
 """The HTTP server's own bounds: what strangers may cost before any route hears of them.
 
 uvicorn bounds neither how long a request's head may take nor how long it may be, so a few hundred silent sockets would
-use up ``limit_concurrency`` for ever, and one endless header all memory.
+use up ``limit_concurrency`` for ever, and one endless header all memory. Where the places become few, whoever has let
+the server wait longest has to go: silent sockets of many addresses keep nobody out.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class BoundedHttp(HttpToolsProtocol):
     """Of a request's head, or of anything else that is no body."""
     most_pipelined = 8
     """Requests of a connection that wait for the answer to another; uvicorn reads on, however many there are."""
+    most_connections = 480
+    """At a time; one more, and of those that wait for their client the oldest has to go. Below ``limit_concurrency``,
+    from which on uvicorn answers 503 to everybody."""
     _unread = 0
+    _since = 0.0
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,8 +55,27 @@ class BoundedHttp(HttpToolsProtocol):
         self._give(self.idle_s)
         address = self.client[0] if self.client else ""
         others = (each.client[0] for each in self.connections if isinstance(each, HttpToolsProtocol) and each.client)
+        self._since = self.loop.time()
         if is_crowded(address, others):
             transport.abort()
+        elif len(self.connections) > self.most_connections:
+            self._make_room()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing goes on here before the client sends or reads something."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body or self.flow.write_paused
+
+    def _make_room(self) -> None:
+        waiting = (
+            each
+            for each in self.connections
+            if isinstance(each, BoundedHttp) and each is not self and each.waits_for_client
+        )
+        oldest = min((each for each in waiting if not each.transport.is_closing()), key=_waits_since, default=None)
+        if oldest is not None:
+            oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
@@ -72,6 +96,7 @@ class BoundedHttp(HttpToolsProtocol):
             # the parser makes an error of its own of it, and stops at once
             raise ValueError("too many requests wait for an answer")
         super().on_headers_complete()
+        self._since = self.loop.time()
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body was read."""
@@ -86,6 +111,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request was answered; the next one may begin at once."""
         self._give(self.idle_s)
+        self._since = self.loop.time()
         super().on_response_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Callable[..., Any]) -> None:
@@ -96,6 +122,10 @@ class BoundedHttp(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if time_s is None else self.loop.call_later(time_s, self.transport.abort)
+
+
+def _waits_since(connection: BoundedHttp) -> float:
+    return connection._since
 
 
 def is_crowded(address: str, connected: Iterable[str]) -> bool:

@@ -41,10 +41,12 @@ class TlsDoor:
         backlog: int,
         most_handshakes: int = MOST_HANDSHAKES,
         most_waiting: int = MOST_WAITING,
+        listening: socket.socket | None = None,
     ) -> None:
-        """Binds at once; ``OSError`` if that is not possible."""
+        """Binds at once; ``OSError`` if that is not possible. A socket that is ``listening`` already is taken as it
+        is."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.socket = socket.create_server((host, port), family=family, backlog=backlog)
+        self.socket = listening or socket.create_server((host, port), family=family, backlog=backlog)
         self.socket.setblocking(False)
         self._context = context
         self._factory = factory

@@ -1,4 +1,4 @@
-"""Rate limit for failed attempts, in a table of bounded size."""
+"""Limits by key or address: of failed attempts and of requests, in tables of bounded size."""
 
 from __future__ import annotations
 
@@ -43,6 +43,35 @@ class FailureLimiter:
 
     def __len__(self) -> int:
         return len(self._failures)
+
+
+class RateLimiter:
+    """A bucket of ``burst`` tokens for each key, which fills by ``per_s`` tokens a second.
+
+    At most ``most_keys`` buckets are remembered; the one that was used longest ago is forgotten first, and is full
+    again by then unless thousands of others came meanwhile.
+    """
+
+    def __init__(self, *, per_s: float, burst: int, clock: Clock, most_keys: int = 4096) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._clock = clock
+        self._most_keys = most_keys
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, key: str) -> int:
+        """Take a token; whole seconds until there is one, 0 if there was."""
+        now = self._clock.monotonic()
+        tokens, since = self._buckets.pop(key, (float(self._burst), now))
+        tokens = min(tokens + (now - since) * self._per_s, float(self._burst))
+        wait_s = 0 if tokens >= 1 else math.ceil((1 - tokens) / self._per_s)
+        self._buckets[key] = (tokens if wait_s else tokens - 1, now)
+        if len(self._buckets) > self._most_keys:
+            self._buckets.popitem(last=False)
+        return wait_s
+
+    def __len__(self) -> int:
+        return len(self._buckets)
 
 
 def address_key(address: str) -> str:

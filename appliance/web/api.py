@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from appliance.errors import RequestError, StoreUnavailableError
-from appliance.services.limits import FailureLimiter
+from appliance.services.limits import FailureLimiter, RateLimiter
 from appliance.web.api_keys import ApiKeyRoutes
 from appliance.web.auth import KeyGuard
 from appliance.web.bodies import BodyLimit
@@ -26,6 +26,7 @@ from appliance.web.openapi import OpenApiRoute
 from appliance.web.page_access import PageAccess
 from appliance.web.pages import PageRoutes
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
+from appliance.web.rates import RateLimit
 from appliance.web.routes import Line as _Line
 from appliance.web.routes import routes as _routes
 from appliance.web.services import Health, WebServices
@@ -41,6 +42,12 @@ class WebLimits:
     body_bytes: int = 1 << 20
     failures_per_address: int = 20
     failure_window_s: float = 60.0
+    requests_per_address_per_s: float = 50.0
+    """Without a key."""
+    burst_per_address: int = 300
+    requests_per_key_per_s: float = 200.0
+    burst_per_key: int = 2000
+    """Odoo hands over what it has for a thousand devices at once."""
 
 
 def create_app(
@@ -114,7 +121,20 @@ def create_app(
     }
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Boundary), Middleware(BodyLimit, most_bytes=limits.body_bytes)],
+        middleware=[
+            Middleware(Boundary),
+            Middleware(
+                RateLimit,
+                guard=guard,
+                by_key=RateLimiter(
+                    per_s=limits.requests_per_key_per_s, burst=limits.burst_per_key, clock=services.clock
+                ),
+                by_address=RateLimiter(
+                    per_s=limits.requests_per_address_per_s, burst=limits.burst_per_address, clock=services.clock
+                ),
+            ),
+            Middleware(BodyLimit, most_bytes=limits.body_bytes),
+        ],
         exception_handlers=handlers,
     )
     # a path is right or it is not: a redirect would lose the body and the key of most clients

@@ -110,7 +110,8 @@ class Described(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         response = await self._transport.handle_async_request(request)
         if self._document is None:
-            asked = await self._transport.handle_async_request(httpx.Request("GET", "http://gw/openapi.json"))
+            own = httpx.ASGITransport(self._app)  # from this machine, which no rate limit counts
+            asked = await own.handle_async_request(httpx.Request("GET", "http://gw/openapi.json"))
             self._document = json.loads(await asked.aread())
         await check_answer(self._document, request, response)
         return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -119,3 +119,58 @@ def test_one_address_may_not_take_all_places_but_a_proxy_may() -> None:
         assert is_crowded(address, [neighbour] * (MOST_PER_ADDRESS + 1))
     assert not is_crowded("192.0.2.7", ["192.0.2.8"] * 500)
     assert not is_crowded("127.0.0.1", ["127.0.0.1"] * 500)
+
+
+class _Few(BoundedHttp):
+    most_connections = 4
+
+
+async def sockets(port: int, count: int, first: bytes = b"") -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    found = []
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        await writer.drain()
+        found.append((reader, writer))
+    return found
+
+
+@pytest.mark.parametrize(
+    "start", [b"", GET, GET + b"\r\n", b"POST / HTTP/1.1\r\nHost: box\r\nContent-Length: 9\r\n\r\n123"]
+)
+async def test_who_lets_the_server_wait_longest_makes_room_for_others(start: bytes) -> None:
+    """Silent, in the middle of a head, idle after an answer, in the middle of a body."""
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            pass
+        await _ok(scope, receive, send)
+
+    async with door(reading, _Few) as port:
+        silent = await sockets(port, 12, start)
+        last = b"GET / HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n"
+        assert (await until_closed(port, last)).endswith(b"ok")
+        for reader, _ in silent[:8]:  # those that came first have gone
+            async with asyncio.timeout(5):
+                with suppress(ConnectionError):
+                    await reader.read()
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_request_that_is_being_served_keeps_its_place() -> None:
+    go_on = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await _ok(scope, receive, send)
+
+    async with door(slow, _Few) as port:
+        ((reader, writer),) = await sockets(port, 1, GET + b"\r\n")
+        await asyncio.sleep(0)
+        others = await sockets(port, 12)
+        go_on.set()
+        async with asyncio.timeout(5):
+            assert b"200 OK" in await reader.readuntil(b"ok")
+        for _, each in [*others, (reader, writer)]:
+            each.close()

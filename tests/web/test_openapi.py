@@ -127,6 +127,17 @@ async def test_what_a_body_must_hold_is_what_is_asked_for(client: httpx.AsyncCli
         assert (response.status_code, missed) == (422, required), path
 
 
+@pytest.mark.parametrize("bomb", [b"[" * 500_000, b'{"a":' * 100_000, b'{"a":' * 40 + b"1" + b"}" * 40])
+async def test_no_body_is_read_deeper_than_it_may_be(
+    client: httpx.AsyncClient, described: dict[str, Any], bomb: bytes
+) -> None:
+    headers = {**AUTHORIZED, "Content-Type": "application/json"}
+    for (method, path), each in operations(described).items():
+        if "application/json" in each.get("requestBody", {}).get("content", {}):
+            response = await client.request(method, path, content=bomb, headers=headers)
+            assert response.status_code in (400, 413), path
+
+
 async def test_each_answer_of_success_was_seen_once(world: World, described: dict[str, Any]) -> None:
     """Walks through every route; the client itself holds each answer against the document."""
     app = world.app()
