@@ -17,15 +17,18 @@ from firmware_sim.standin.control_routes import ControlRoutes
 from firmware_sim.standin.device_feed import DeviceFeed
 from firmware_sim.standin.enrolment import Enrolment
 from firmware_sim.standin.faults import Faults
+from firmware_sim.standin.file_routes import FileRoutes
+from firmware_sim.standin.files import Files
 from firmware_sim.standin.gateway_routes import GatewayRoutes
 from firmware_sim.standin.gateways import Gateways
 from firmware_sim.standin.inbox import Inbox
 from firmware_sim.standin.interference import Interference
 from firmware_sim.standin.pending import PendingWork
 from firmware_sim.standin.registry import Registry
-from firmware_sim.standin.server import listen, serve
+from firmware_sim.standin.server import address_of, listen, serve
 from firmware_sim.standin.snapshots import Snapshots
 from firmware_sim.standin.state import State
+from firmware_sim.standin.updates import Updates
 
 
 class StandIn:
@@ -62,7 +65,10 @@ class StandIn:
             commands=self.commands,
             contract=contract,
         )
-        self.routes = [*contract.routes(), *gateway.routes(), *control.routes()]
+        files = Files(state=self.state)
+        self.updates = Updates(work=work, files=files, commands=self.commands)
+        firmware = FileRoutes(files=files, updates=self.updates, work=work, faults=self.faults, contract=contract)
+        self.routes = [*contract.routes(), *gateway.routes(), *firmware.routes(), *control.routes()]
         self.app = Interference(Starlette(routes=self.routes), self.faults)
         """The ASGI application: ``/iiot/…``, with the failures that were asked for, and ``/sim/…``."""
 
@@ -91,8 +97,10 @@ def run(
         stand_in = StandIn(api_key=api_key, path=path)
         for fault in faults:
             stand_in.faults.add(fault)
+        front = listen(host, port)
+        stand_in.updates.public_url = address_of(front)
         try:
-            await serve(stand_in.app, stand_in.faults, listen(host, port), listen("127.0.0.1", control_port))
+            await serve(stand_in.app, stand_in.faults, front, listen("127.0.0.1", control_port))
         finally:
             await stand_in.close()
 

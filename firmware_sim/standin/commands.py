@@ -83,8 +83,8 @@ class Commands:
                 "VALUES (?, ?, ?, ?, ?, 'queued', '[]', ?)",
                 (command_id, device, action, json.dumps(order.get("params", {})), now_ms, None if push else waiting),
             )
-        if self._client is not None and push:
-            problem, final = await self._hand_over(self._client, body)
+        if push:
+            problem, final = await self.hand_over(SEND_PATH, body)
             self._note_push(command_id, problem, None if final else waiting)
         return self.one(command_id)
 
@@ -97,14 +97,21 @@ class Commands:
                     (waiting, command_id),
                 )
 
-    async def _hand_over(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> tuple[str | None, bool]:
-        """Why the appliance has not taken the command, or ``None``; and whether it never will."""
+    @property
+    def knows_appliance(self) -> bool:
+        """Whether there is an appliance to push to."""
+        return self._client is not None
+
+    async def hand_over(self, path: str, body: Mapping[str, Any]) -> tuple[str | None, bool]:
+        """Why the appliance has not taken what was sent to it, or ``None``; and whether it never will."""
         problem = None
         for attempt in range(ATTEMPTS):
+            if (client := self._client) is None:
+                return "no appliance is known", False
             if attempt:
                 await asyncio.sleep(self.first_pause_s * 2**attempt)
             try:
-                response = await client.post(SEND_PATH, json=body)
+                response = await client.post(path, json=body)
             except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
                 continue

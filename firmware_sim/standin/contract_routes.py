@@ -41,7 +41,7 @@ class ContractRoutes:
         self._enrolment = enrolment
         self._max_body_bytes = max_body_bytes
         self._busy: set[str] = set()
-        self.requests: dict[str, int] = {"config": 0, "webhook": 0, "sync": 0, "enroll": 0}
+        self.requests: dict[str, int] = {"config": 0, "webhook": 0, "sync": 0, "enroll": 0, "firmware": 0}
         """Requests that came with the right key, since the start."""
 
     def routes(self) -> list[Route]:
@@ -53,7 +53,12 @@ class ContractRoutes:
         ]
 
     def guarded(
-        self, name: str, handle: Callable[[Request, bytes], Awaitable[Response]], *, keyless: bool = False
+        self,
+        name: str,
+        handle: Callable[[Request, bytes], Awaitable[Response]],
+        *,
+        keyless: bool = False,
+        has_body: bool = True,
     ) -> Callable[[Request], Awaitable[Response]]:
         """Key, form and size first, then the failures that stop a request before it does anything.
 
@@ -68,7 +73,7 @@ class ContractRoutes:
                 if not keyless:
                     request.state.gateway = self._key_owner(request)
                 self.requests[name] += 1
-                body = await self._body(request)
+                body = await self._body(request) if has_body else b""
                 if self._faults.take("unavailable"):
                     raise RefusalError(503, "unavailable", "unavailable on request")
                 return await handle(request, body)
@@ -99,7 +104,7 @@ class ContractRoutes:
         return b"".join(parts)
 
     async def _config(self, request: Request, body: bytes) -> Response:
-        await self._linger()
+        await self.linger()
         return JSONResponse(self._registry.claim(body, gateway=request.state.gateway or None))
 
     async def _batch(self, request: Request, body: bytes) -> Response:
@@ -116,7 +121,7 @@ class ContractRoutes:
             )
         self._busy.add(gateway)
         try:
-            await self._linger()
+            await self.linger()
             if isinstance(batch, dict):
                 self._gateways.check_batch(batch, len(body))
             results = self._inbox.accept_batch(batch)
@@ -126,12 +131,13 @@ class ContractRoutes:
         return JSONResponse({"results": results, "work": self._gateways.has_work(gateway)})
 
     async def _single(self, request: Request, body: bytes) -> Response:
-        await self._linger()
+        await self.linger()
         result = self._inbox.accept_single(request.path_params["device"], json_body(body))
         self._fail_after_storing()
         return JSONResponse({"status": result["status"], "work": False})
 
-    async def _linger(self) -> None:
+    async def linger(self) -> None:
+        """Wait, if that was asked for."""
         slow = self._faults.take("slow")
         if slow:
             await asyncio.sleep(slow.delay_s)

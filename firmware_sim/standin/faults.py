@@ -32,6 +32,7 @@ KINDS: Mapping[str, str] = {
     "retry": "answer 'retry' for messages, of one device or of all",
     "loss": "answer 'stored' for a reading and forget it",
     "duplicate": "store a reading twice",
+    "corrupt": "turn over the last byte of a firmware file that is sent",
 }
 OF_REQUESTS = frozenset(
     (

@@ -22,7 +22,7 @@ from firmware_sim.standin.snapshots import Snapshots
 
 
 class GatewayRoutes:
-    """``/iiot/gateway/…``, and ``/sim/…`` for gateways, changes of devices, updates, and the database as a whole."""
+    """``/iiot/gateway/…``, and ``/sim/…`` for gateways, changes of devices, and the database as a whole."""
 
     def __init__(
         self,
@@ -53,9 +53,6 @@ class GatewayRoutes:
             ("PATCH", "/sim/devices/{device}", self._change_device),
             ("DELETE", "/sim/devices/{device}/pairing", self._revoke_device),
             ("DELETE", "/sim/commands/{command}", self._cancel_command),
-            ("GET", "/sim/updates", self._list_updates),
-            ("POST", "/sim/updates", self._order_update),
-            ("GET", "/sim/updates/{update}", self._one_update),
             ("PUT", "/sim/database", self._become_a_copy),
             ("PUT", "/sim/snapshots/{name}", self._take_snapshot),
             ("POST", "/sim/snapshots/{name}/restore", self._restore_snapshot),
@@ -108,15 +105,6 @@ class GatewayRoutes:
     async def _cancel_command(self, request: Request) -> Response:
         self._work.cancel_command(request.path_params["command"])
         return Response(status_code=204)
-
-    async def _list_updates(self, request: Request) -> Response:
-        return JSONResponse({"updates": self._work.updates()})
-
-    async def _order_update(self, request: Request) -> Response:
-        return JSONResponse(self._work.order_update(await json_object(request)), 201)
-
-    async def _one_update(self, request: Request) -> Response:
-        return JSONResponse(self._work.update(request.path_params["update"]))
 
     async def _become_a_copy(self, request: Request) -> Response:
         """``{"uuid"?}``: another database identity from now on."""

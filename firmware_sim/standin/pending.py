@@ -43,20 +43,33 @@ class PendingWork:
             else:
                 connection.execute("UPDATE commands SET cancel = 1 WHERE command_id = ?", (command_id,))
 
-    def order_update(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """``{"device_id", "action", "params"?, "update_id"?}``; the same id again orders the same update anew."""
+    def order_update(self, order: Mapping[str, Any], *, waits: bool = True) -> dict[str, Any]:
+        """``{"device_id", "action", "params"?, "update_id"?}``; the same id again orders the same update anew.
+
+        ``waits``: for the next ``sync``.
+        """
         device, action, params = order.get("device_id"), order.get("action", UPDATE_ACTIONS[0]), order.get("params", {})
         if not isinstance(device, str) or action not in UPDATE_ACTIONS or not isinstance(params, dict):
             raise RefusalError(422, "bad_request", f"needs device_id, params, and an action of {UPDATE_ACTIONS}")
         update_id = str(order.get("update_id") or uuid.uuid4())
         with self._state.transaction() as connection:
             connection.execute(
-                "INSERT INTO updates (update_id, device, action, params, created_at_ms, state, history) "
-                "VALUES (?, ?, ?, ?, ?, 'queued', '[]') ON CONFLICT (update_id) DO UPDATE SET "
-                "action = excluded.action, params = excluded.params, waiting = 1, offered = 0",
-                (update_id, device, action, json.dumps(params), self._clock.now_ms()),
+                "INSERT INTO updates (update_id, device, action, params, created_at_ms, state, history, waiting) "
+                "VALUES (?, ?, ?, ?, ?, 'queued', '[]', ?) ON CONFLICT (update_id) DO UPDATE SET "
+                "action = excluded.action, params = excluded.params, waiting = excluded.waiting, offered = 0",
+                (update_id, device, action, json.dumps(params), self._clock.now_ms(), int(waits)),
             )
         return self.update(update_id)
+
+    def note_push(self, update_id: str, problem: str | None, *, waits: bool) -> None:
+        """What came of pushing an update; ``waits``: the next ``sync`` is to bring it."""
+        with self._state.transaction() as connection:
+            connection.execute("UPDATE updates SET problem = ? WHERE update_id = ?", (problem, update_id))
+            if problem is not None:
+                connection.execute(
+                    "UPDATE updates SET state = 'not_sent', waiting = ? WHERE update_id = ? AND state = 'queued'",
+                    (int(waits), update_id),
+                )
 
     def update(self, update_id: str) -> dict[str, Any]:
         """One update with its history; ``RefusalError`` 404."""
@@ -68,7 +81,7 @@ class PendingWork:
     def updates(self) -> list[dict[str, Any]]:
         """The newest 1,000 updates."""
         rows = self._state.rows(
-            "SELECT update_id, device, action, params, created_at_ms, state, history, waiting FROM updates "
+            "SELECT update_id, device, action, params, created_at_ms, state, history, waiting, problem FROM updates "
             "ORDER BY rowid DESC LIMIT 1000"
         )
         return [
@@ -81,6 +94,7 @@ class PendingWork:
                 "state": row[5],
                 "history": json.loads(row[6]),
                 "waiting": bool(row[7]),
+                "problem": row[8],
             }
             for row in rows
         ]

@@ -95,7 +95,7 @@ async def serve(app: ASGIApp, faults: Faults, front: socket.socket, control: soc
         asyncio.create_task(_keep_front_open(app, faults, front), name="stand-in front"),
         asyncio.create_task(control_door.serve(sockets=[control]), name="stand-in control door"),
     }
-    addresses = {"url": _url(front), "control_url": _url(control)}
+    addresses = {"url": address_of(front), "control_url": address_of(control)}
     sys.stdout.write(json.dumps(addresses) + "\n")  # connections made from now on wait in the sockets' backlog
     sys.stdout.flush()
     _, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -109,6 +109,8 @@ async def serve(app: ASGIApp, faults: Faults, front: socket.socket, control: soc
             raise result
 
 
-def _url(listener: socket.socket) -> str:
+def address_of(listener: socket.socket) -> str:
+    """Where it is reached from this machine."""
     host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - recognised, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
