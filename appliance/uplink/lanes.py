@@ -1,17 +1,18 @@
-"""What is sent next. Two lanes take turns: one runs ahead through the buffer, one sends again what that left behind.
+"""Positions in the buffer, and what was taken there that Odoo has not answered for yet.
 
 A message is left behind when Odoo put it off (``retry``), said nothing about it, or must see it once more before it is
-parked. The buffer knows which messages are unsettled, so the lanes remember positions and not messages, and it does
-not matter how many are left behind.
+parked. The buffer knows which messages are unsettled, so lanes remember positions and not messages, and it does not
+matter how many are left behind.
 
-Order: all kinds but telemetry are sent in the order of ``seq`` per device (contract, "Odoo HTTP API"). A device of
-which such a message was left behind is *stuck*: its later ones stay behind too. Telemetry is never held up.
+All kinds but telemetry are sent in the order of ``seq`` per device (contract, "Odoo HTTP API"). A device of which such
+a message was left behind is *stuck*: its later ones stay behind too. Telemetry is never held up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from appliance.contract.odoo import Kind, StoredMessage
 from appliance.store.buffer import Batch
@@ -24,7 +25,7 @@ def is_ordered(message: StoredMessage) -> bool:
     return message.kind is not Kind.TELEMETRY
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """A position in the buffer, and the messages taken there that Odoo has not answered for yet."""
 
@@ -34,6 +35,12 @@ class Lane:
     """A stack: the last one is sent next. They are in order, and hold no more than one take of the buffer."""
     not_before: float = 0.0
     """Monotonic time before which nothing is sent."""
+    posted_at: float = float("-inf")
+    """When something was sent last."""
+    turn: int = 0
+    """Which turn of all was its last."""
+    was_full: bool = False
+    """Whether its last take of the buffer was as much as there may be in a batch."""
     stuck: set[str] = field(default_factory=set)
     fruitless: int = 0
     """Answers in a row that settled nothing."""
@@ -42,9 +49,10 @@ class Lane:
     batch: Batch = NOTHING
     """What was taken last, for what is told of its epoch."""
 
-    def fill(self, batch: Batch, *, up_to: int | None = None, alone: Collection[int] = ()) -> bool:
+    def fill(self, batch: Batch, *, limit: int, up_to: int | None = None, alone: Collection[int] = ()) -> bool:
         """Take over a batch, as far as ``up_to``; each message of ``alone`` becomes a piece of its own."""
         messages = [message for message in batch.messages if up_to is None or message.seq <= up_to]
+        self.was_full = len(batch.messages) >= limit
         self.after = batch.reached
         if not messages:
             return False
@@ -86,9 +94,9 @@ class Lane:
         return messages
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class AheadLane(Lane):
-    """Runs ahead through the buffer."""
+    """Runs ahead through its part of the buffer."""
 
     left_last: int = 0
     """The last message that was left behind."""
@@ -109,9 +117,9 @@ class AheadLane(Lane):
                 self.stuck_last[message.device] = max(self.stuck_last.get(message.device, 0), message.seq)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LeftLane(Lane):
-    """Sends again what was left behind, in passes over the buffer from its beginning."""
+    """Sends again what was left behind, in passes from the beginning of its part of the buffer."""
 
     waiting: bool = False
     """Whether anything was left behind."""
@@ -122,9 +130,9 @@ class LeftLane(Lane):
     passes: int = 0
     """Passes in a row that settled nothing."""
 
-    def begin_pass(self, ahead: AheadLane) -> None:
+    def begin_pass(self, start: int, ahead: AheadLane) -> None:
         """Start at the beginning again, up to where the other lane is."""
-        self.after, self.up_to = 0, ahead.passed
+        self.after, self.up_to = start, ahead.passed
         self.stuck = set()
         self.left_some = self.settled_some = False
 
@@ -140,6 +148,23 @@ class LeftLane(Lane):
         """Leave messages behind once more, until the next pass."""
         self.stuck |= {message.device for message in messages if is_ordered(message)}
         self.left_some = self.left_some or bool(messages)
+
+
+@dataclass(slots=True, eq=False)
+class Track:
+    """A part of the buffer: one lane runs ahead through it, the other sends again what that left behind."""
+
+    name: Literal["ordered", "live", "backlog"]
+    """``ordered``: all kinds but telemetry."""
+    start: int = 0
+    """Its messages are those above this ``seq``."""
+    end: int | None = None
+    """And up to this one; ``None``: it has no end."""
+    ahead: AheadLane = field(default_factory=AheadLane)
+    left: LeftLane = field(default_factory=LeftLane)
+
+    def __post_init__(self) -> None:
+        self.ahead.after = self.start
 
 
 def _runs(messages: Sequence[StoredMessage], alone: Collection[int]) -> list[list[StoredMessage]]:

@@ -8,8 +8,11 @@ harmless. The rest of this module is about not being held up (contract, "Retry r
 from __future__ import annotations
 
 import asyncio
+import math
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from appliance.contract.odoo import BatchResult, Sender, encode_batch, encode_message
@@ -23,7 +26,9 @@ from appliance.errors import (
     StoreUnavailableError,
 )
 from appliance.store.buffer import Buffer, Rejection
+from appliance.uplink.barrier import Barrier
 from appliance.uplink.client import OdooClient
+from appliance.uplink.drain import DrainEstimate
 from appliance.uplink.lanes import Lane
 from appliance.uplink.retry import Backoff
 from appliance.uplink.schedule import Schedule
@@ -47,7 +52,7 @@ class PumpLimits:
     gather_s: float = 0.1
     """At most one small batch in this time: a request costs Odoo as much as dozens of readings."""
     live_age_s: float = 30.0
-    """What was received longer ago is marked as backlog."""
+    """What was received longer ago is marked as backlog, whichever lane it goes by."""
     alarm_probe_s: float = 60.0
     backoff_base_s: float = 1.0
     backoff_cap_s: float = 60.0
@@ -87,40 +92,36 @@ class Pump:
         self._buffer = buffer
         self._client = client
         self._breaker = client.breaker
-        self._gateway_uid = gateway_uid
-        self._clock = clock or Clock()
+        self._barrierway_uid = gateway_uid
+        self._clock = clock = clock or Clock()
         self._limits = limits = limits or PumpLimits()
         self._sleep = sleep
+        self._barrier = Barrier(breaker=client.breaker, clock=clock, sleep=sleep)
         backoff = Backoff(random=random, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s)
-        self._schedule = Schedule(buffer=buffer, clock=self._clock, backoff=backoff, sleep=sleep)
-        self._size = BatchSize(messages=limits.batch_messages, body_bytes=limits.batch_bytes, clock=self._clock)
+        self._schedule = Schedule(buffer=buffer, clock=clock, backoff=backoff, gather_s=limits.gather_s)
+        self._size = BatchSize(messages=limits.batch_messages, body_bytes=limits.batch_bytes, clock=clock)
         self._suspects = Suspects(tries=limits.tries, in_a_row=limits.refusals_in_a_row)
-        self._journal = Journal(clock=self._clock)
-        self._last_post_at = float("-inf")
-        self._alarm_until = float("-inf")
-        self._held: str | None = None
-        self._held_is_alarm = True
-        self._held_until = float("-inf")
-        self._behind: tuple[str, int] | None = None
+        self._journal = Journal(clock=clock)
+        self._drain = DrainEstimate(clock=clock)
         self._sender: Sender | None = None
-        self._wake = asyncio.Event()
+        self._was_away = False
+        self._lost: tuple[str, int] | None = None
 
     # --- what others ask of it -------------------------------------------------------------------------------
 
     def hold(self, reason: str, *, alarm: bool = True) -> None:
         """Send nothing until :meth:`release`, but for what is on its way; ``alarm``: people must know ``reason``."""
-        self._hold(reason, float("inf"), alarm=alarm)
+        self._hold(reason, alarm=alarm)
 
     def release(self) -> None:
         """Send again."""
-        self._held = None
-        self._held_until = float("-inf")
-        self._wake.set()
+        self._barrier.release()
 
     def try_now(self) -> None:
         """Odoo has just answered somebody else: do not wait out the back-off. Its own wishes count, and alarms do."""
-        self._breaker.hurry()
-        self._wake.set()
+        if self._journal.reachable is False:
+            self._schedule.hurry()
+            self._barrier.hurry()
 
     def use_sender(self, sender: Sender | None) -> None:
         """Say in each batch who sends it, and to which database."""
@@ -132,62 +133,48 @@ class Pump:
 
     def state(self) -> UplinkState:
         """What to tell people and programs."""
-        wait_s = max(self._breaker.delay_s(), max(self._alarm_until, self._held_until) - self._clock.monotonic())
+        closed_s = self._barrier.closed_s()
+        drains = self._journal.reachable and self._barrier.held is None and not self._schedule.left_behind
+        waiting = self._buffer.backlog().waiting
         return self._journal.state(
-            held=self._held if self._held_is_alarm else None,
+            held=self._barrier.alarm_text,
             breaker=self._breaker.state,
             consecutive_failures=self._breaker.failures,
-            next_attempt_in_s=wait_s if 0 < wait_s < float("inf") else None,
+            next_attempt_in_s=closed_s if 0 < closed_s < math.inf else None,
             left_behind=self._schedule.left_behind,
+            drain_s=self._drain.seconds(waiting, at_once=self._size.messages) if drains or not waiting else None,
         )
+
+    # --- sending ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Send until cancelled."""
         while True:
-            if self._behind is not None:
-                await self._mend(*self._behind)
-            self._wake.clear()
-            held_s = self._held_until - self._clock.monotonic()
-            if held_s > 0:
-                await self._nap(held_s)
+            self._barrier.listen()
+            if self._lost is not None:
+                await self._resend(*self._lost)
+            closed_s = self._barrier.closed_s()
+            if closed_s > 0:
+                await self._barrier.nap(closed_s)
                 continue
-            self._held = None
             self._schedule.refresh()
-            lane = self._schedule.choose()
-            if lane is None:
-                await self._schedule.idle()
-                continue
-            pause_s = self._pause_s(lane)
-            if pause_s > 0:
-                await self._nap(pause_s)
-                continue
-            async with self._buffer.in_flight:
-                await self._step(lane)
+            newest = self._buffer.backlog().last_seq
+            turn = self._schedule.next_turn(limit=self._size.messages)
+            if turn.lane is not None:
+                async with self._buffer.in_flight:
+                    await self._step(turn.lane)
+            elif turn.wait_s is not None and turn.wait_s <= self._limits.gather_s:
+                await self._barrier.nap(turn.wait_s)
+            else:
+                wait_s = math.inf if turn.wait_s is None else turn.wait_s
+                await self._barrier.nap(wait_s, news=partial(self._buffer.wait_for_messages, newest))
 
     async def _step(self, lane: Lane) -> None:
-        if self._schedule.refresh() or self._held is not None:
+        if self._schedule.refresh() or self._barrier.held is not None:
             return
         if lane.pieces or await self._fill(lane):
             self._schedule.serve(lane)
             await self._send(lane)
-
-    async def _nap(self, seconds: float) -> None:
-        """Sleep until somebody wakes the pump."""
-        sleep = asyncio.ensure_future(self._sleep(seconds) if seconds < float("inf") else asyncio.Event().wait())
-        wake = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait((sleep, wake), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            wake.cancel()
-            await asyncio.gather(sleep, wake, return_exceptions=True)
-
-    def _pause_s(self, lane: Lane) -> float:
-        now = self._clock.monotonic()
-        pause_s = max(self._breaker.delay_s(), self._alarm_until - now)
-        if self._schedule.may_gather(lane, self._size.messages):
-            pause_s = max(pause_s, self._last_post_at + self._limits.gather_s - now)
-        return pause_s
 
     async def _fill(self, lane: Lane) -> bool:
         try:
@@ -208,7 +195,7 @@ class Pump:
             self._breaker.begin()
         except OdooUnavailableError:
             return  # somebody else's probe is under way; the breaker says how long to wait
-        self._last_post_at = self._clock.monotonic()
+        begun = self._clock.monotonic()
         try:
             result = await self._client.post_batch(body)
         except OdooUnavailableError as error:
@@ -227,11 +214,13 @@ class Pump:
             raise
         else:
             self._breaker.succeeded()
-            await self._answered(lane, len(body), result)
+            await self._answered(lane, len(body), self._clock.monotonic() - begun, result)
 
     async def _body(self, lane: Lane) -> bytes:
         """The lane's next piece as a request; a piece that is too long is split."""
-        oldest_live_ms = self._clock.now_ms() - int(self._limits.live_age_s * 1000)
+        oldest_live_ms = sys.maxsize
+        if self._schedule.is_live(lane):
+            oldest_live_ms = self._clock.now_ms() - int(self._limits.live_age_s * 1000)
         messages: list[bytes] = []
         room = self._size.body_bytes - BATCH_HEAD_BYTES
         for message in lane.pieces[-1]:
@@ -245,7 +234,7 @@ class Pump:
                 await asyncio.sleep(0)
         batch = lane.batch
         return encode_batch(
-            gateway=self._gateway_uid,
+            gateway=self._barrierway_uid,
             epoch=batch.epoch,
             floor=batch.floor,
             settled=batch.settled,
@@ -254,13 +243,16 @@ class Pump:
             sender=self._sender,
         )
 
-    async def _answered(self, lane: Lane, body_bytes: int, result: BatchResult) -> None:
+    async def _answered(self, lane: Lane, body_bytes: int, seconds: float, result: BatchResult) -> None:
         piece = lane.pieces[-1]
         verdict = outcome(piece, result)
         accepted = bool(verdict.done or verdict.parked)
+        is_back, self._was_away = self._was_away, False
+        if is_back:
+            self._schedule.hurry()
         self._journal.answered()
-        self._alarm_until = float("-inf")
-        self._size.accepted(len(piece), body_bytes)
+        self._barrier.answered()
+        self._size.accepted(len(piece), body_bytes, seconds)
         if accepted:
             await self._settle(verdict.done, verdict.parked)
         if result.work and self._on_work is not None:
@@ -269,6 +261,9 @@ class Pump:
         self._schedule.answered(lane, accepted=accepted)
         lane.drop()
         self._schedule.leave(lane, verdict.left)
+        if is_back:
+            self._schedule.make_way(limit=self._size.most_messages)
+        self._drain.note(self._buffer.backlog().waiting)
 
     async def _settle(self, done: Sequence[int], parked: Sequence[Rejection]) -> None:
         """Tell the buffer. As long as it cannot commit nothing else is sent: what for, if it cannot be remembered."""
@@ -287,6 +282,8 @@ class Pump:
     def _unanswered(self, lane: Lane, text: str) -> None:
         piece = lane.pieces[-1]
         self._journal.unreachable(text)
+        if self._breaker.state != "closed":
+            self._went_away()
         self._size.failed(len(piece))
         if len(piece) > 1:
             lane.split(len(piece) // 2)
@@ -329,28 +326,28 @@ class Pump:
             text = f"Odoo knows less than it once confirmed, it may have been restored from a backup: {text}"
         if self._on_behind is not None:
             self._breaker.succeeded()
-            self._hold(text, self._clock.monotonic() + self._limits.alarm_probe_s)
+            self._hold(text, seconds=self._limits.alarm_probe_s)
             self._on_behind()
         elif error.code == "behind":
             self._breaker.failed()
             self._unanswered(lane, text)
-            self._behind = (lane.batch.epoch, error.floor or 1)
+            self._lost = (lane.batch.epoch, error.floor or 1)
         else:
             self._breaker.succeeded()
             self._alarm(text)
             lane.split(1)
 
-    def _hold(self, reason: str, until: float, *, alarm: bool = True) -> None:
-        if reason != self._held and alarm:
+    def _hold(self, reason: str, *, seconds: float = math.inf, alarm: bool = True) -> None:
+        if alarm and reason != self._barrier.held:
             self._journal.held(reason)
-        self._held, self._held_until, self._held_is_alarm = reason, until, alarm
-        self._wake.set()
+        self._went_away()
+        self._barrier.hold(reason, seconds=seconds, alarm=alarm)
 
-    async def _mend(self, epoch: str, from_seq: int) -> None:
+    async def _resend(self, epoch: str, from_seq: int) -> None:
         """Give Odoo again what it has lost (contract, "Exactly once")."""
         try:
             await self._buffer.resend(epoch, from_seq)
-            self._behind = None
+            self._lost = None
         except StoreUnavailableError as error:
             self._journal.trouble(f"the store cannot be changed: {error}")
             await self._sleep(STORE_RETRY_S)
@@ -371,5 +368,11 @@ class Pump:
             self._schedule.leave(lane, lane.drop())
 
     def _alarm(self, text: str) -> None:
+        self._went_away()
         self._journal.alarm(text)
-        self._alarm_until = self._clock.monotonic() + self._limits.alarm_probe_s
+        self._barrier.alarm(self._limits.alarm_probe_s)
+
+    def _went_away(self) -> None:
+        """Odoo takes nothing for a while: what comes meanwhile piles up."""
+        self._was_away = True
+        self._drain.reset()

@@ -6,6 +6,11 @@ from appliance.contract.times import Clock
 
 FORGET_REFUSED_SIZE_S = 600.0
 """After this a size that was refused is tried again: a limit may have been raised."""
+LONG_S = 1.0
+"""An answer that takes longer keeps new readings waiting: smaller batches then, as far as they are answered sooner."""
+LEAST_TIMED_MESSAGES = 20
+HELPED = 0.8
+"""Half a batch that takes more than this share of the whole one's time shows that the way is long, not the work."""
 
 
 class BatchSize:
@@ -22,8 +27,16 @@ class BatchSize:
         self._refused_bytes: int | None = None
         self._forget_at = 0.0
         self._cut_bytes: int | None = None
+        self._long_s = LONG_S
+        self._long_until = 0.0
+        self._slow: tuple[int, float] | None = None
         self.messages = messages
         self.body_bytes = body_bytes
+
+    @property
+    def most_messages(self) -> int:
+        """A full batch, when all is well."""
+        return self._most_messages
 
     def limit(self, *, messages: int | None, body_bytes: int | None) -> None:
         """What Odoo says it takes at most; ``None``: it does not say. Never more than the limits of the beginning."""
@@ -32,18 +45,32 @@ class BatchSize:
         self.messages = min(self.messages, self._most_messages)
         self.body_bytes = min(self.body_bytes, self._most_bytes)
 
-    def accepted(self, messages: int, body_bytes: int) -> None:
-        """Odoo took a batch of this size."""
+    def accepted(self, messages: int, body_bytes: int, seconds: float = 0.0) -> None:
+        """Odoo took a batch of this size, in so long a time."""
         if self._cut_bytes is not None:
             # a smaller body passed right after one that was cut off: then its size was the reason, not an outage
             if body_bytes < self._cut_bytes:
                 self._refuse(self._cut_bytes)
             self._cut_bytes = None
         self._accepted_bytes = max(self._accepted_bytes, body_bytes)
-        if messages * 2 > self.messages:
-            self.messages = min(self.messages * 2, self._most_messages)
         if body_bytes * 2 > self.body_bytes:
             self.body_bytes = self._larger()
+        self._timed(messages, seconds)
+
+    def _timed(self, messages: int, seconds: float) -> None:
+        now = self._clock.monotonic()
+        if now >= self._long_until:
+            self._long_s = LONG_S
+        if seconds <= self._long_s:
+            if messages * 2 > self.messages and seconds * 2 <= self._long_s:
+                self.messages = min(self.messages * 2, self._most_messages)
+            return
+        if self._slow and messages * 2 <= self._slow[0] + 1 and seconds > self._slow[1] * HELPED:
+            self._long_s, self._long_until, self._slow = 2 * seconds, now + FORGET_REFUSED_SIZE_S, None
+            return
+        self._slow = (messages, seconds)
+        if messages > LEAST_TIMED_MESSAGES:
+            self.messages = max(messages // 2, LEAST_TIMED_MESSAGES)
 
     def failed(self, messages: int) -> None:
         """A batch had no usable answer. It may have been too much work: less next time."""

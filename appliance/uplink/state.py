@@ -37,6 +37,9 @@ class UplinkState:
     """``None``: at once."""
     left_behind: bool = False
     """Whether messages wait to be sent again that others have overtaken."""
+    drain_s: float | None = None
+    """Estimated seconds until nothing waits; ``None`` where nobody can know: Odoo takes nothing, has put messages off,
+    or more comes than goes."""
 
 
 class Journal:
@@ -44,7 +47,7 @@ class Journal:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
-        self._reachable: bool | None = None
+        self.reachable: bool | None = None
         self._alarm: str | None = None
         self._last_success_at_ms: int | None = None
         self._last_error: str | None = None
@@ -61,11 +64,12 @@ class Journal:
         consecutive_failures: int,
         next_attempt_in_s: float | None,
         left_behind: bool,
+        drain_s: float | None,
     ) -> UplinkState:
         """All of it at this moment."""
         return UplinkState(
             configured=True,
-            reachable=self._reachable,
+            reachable=self.reachable,
             alarm=held or self._alarm,
             breaker=breaker,
             last_success_at_ms=self._last_success_at_ms,
@@ -77,14 +81,15 @@ class Journal:
             consecutive_failures=consecutive_failures,
             next_attempt_in_s=next_attempt_in_s,
             left_behind=left_behind,
+            drain_s=drain_s,
         )
 
     def answered(self) -> None:
         """Odoo gave a result for each message of a batch, or for some."""
-        if self._alarm is not None or self._reachable is False:
+        if self._alarm is not None or self.reachable is False:
             log.warning("Odoo takes messages again")
         self._batches += 1
-        self._reachable = True
+        self.reachable = True
         self._alarm = None
         self._last_success_at_ms = self._clock.now_ms()
 
@@ -106,9 +111,9 @@ class Journal:
 
     def unreachable(self, text: str) -> None:
         """There was no usable answer."""
-        if self._reachable is not False:
+        if self.reachable is not False:
             log.warning("messages wait for Odoo: %s", text)
-        self._reachable = False
+        self.reachable = False
         self.trouble(text)
 
     def held(self, text: str) -> None:
@@ -120,6 +125,6 @@ class Journal:
         """Odoo answered, and refuses the appliance as a whole."""
         if text != self._alarm:
             log.error("nothing is sent to Odoo until this is mended: %s", text)
-        self._reachable = True
+        self.reachable = True
         self._alarm = text
         self.trouble(text)

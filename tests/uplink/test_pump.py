@@ -30,21 +30,22 @@ async def test_what_waits_reaches_odoo_with_its_key_its_times_and_its_payload_as
     await buffer.wait_for_messages(1)
     async with running(pump):
         await buffer.drained()
-    (post,) = odoo.posts
-    assert {name: post.data[name] for name in ("contract", "gateway", "epoch", "floor", "settled")} == {
+    other, post = odoo.posts
+    assert {name: post.data[name] for name in ("contract", "gateway", "epoch", "floor", "settled", "stored")} == {
         "contract": 1,
         "gateway": GATEWAY,
         "epoch": database.epoch,
         "floor": 1,
-        "settled": 0,
+        "settled": 2,
+        "stored": 1,
     }
-    first, second = post.data["messages"]
+    (first,), (second,) = post.data["messages"], other.data["messages"]
     assert (first["seq"], first["device"], first["kind"], first["lane"]) == (1, "press-07", "telemetry", "backlog")
     assert (second["seq"], second["device"], second["kind"], second["lane"]) == (2, "press-08", "ota_status", "live")
     assert first["at"] < first["received_at"]
     assert b'"payload":{ "t": 1.50 }' in post.body
     state = pump.state()
-    assert (state.configured, state.reachable, state.settled, state.batches) == (True, True, 2, 1)
+    assert (state.configured, state.reachable, state.settled, state.batches) == (True, True, 2, 2)
     assert state.last_success_at_ms is not None
     assert state.next_attempt_in_s is None
 
