@@ -69,7 +69,7 @@ class Barrier:
         self._woken.clear()
 
     async def nap(self, seconds: float, *, news: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Sleep until the barrier changes, there is ``news``, or so many seconds have passed (infinite: no such end)."""
+        """Sleep until the barrier changes, there is ``news``, or ``seconds`` have passed (infinite: no such end)."""
         waits: list[Awaitable[object]] = [self._woken.wait()]
         if seconds < math.inf:
             waits.append(self._sleep(seconds))
