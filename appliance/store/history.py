@@ -39,6 +39,7 @@ class History:
         self._chunk_rows = CHUNK_ROWS
         self._marks: list[tuple[int, int]] = []
         self._free_pages = False
+        self._other_pages = 0
         self.up_to = 0
         """The last row that is to go."""
         self.row_bytes = 1.0
@@ -52,6 +53,9 @@ class History:
         self.up_to = 0
         self._oldest = oldest[0] if oldest else last_seq(connection) + 1
         self._free_pages = False
+        # each other table and index takes a page at least, and in a small file that is much
+        row = connection.execute("SELECT count(*) FROM sqlite_master WHERE rootpage > 0").fetchone()
+        self._other_pages = row[0]
 
     @property
     def oldest(self) -> int:
@@ -76,7 +80,7 @@ class History:
         self._free_pages = self._too_many_free(connection)
         if self._oldest > bound:
             return
-        self.row_bytes = max(used * PAGE_BYTES / (newest - self._oldest + 1), 1.0)
+        self.row_bytes = max((used - self._other_pages) * PAGE_BYTES / (newest - self._oldest + 1), 1.0)
         self._chunk_rows = max(min(CHUNK_ROWS, int(CHUNK_BYTES / self.row_bytes)), 1)
         pressed = pressed or used > PRESSED_SHARE * pragma(connection, "max_page_count")
         by_size = bound if pressed else bound - int(self._keep_bytes / self.row_bytes)
