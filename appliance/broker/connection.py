@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CONNECT_BYTES = 16 * 1024
 """Largest CONNECT: what a client may make us keep before we know it."""
+CROWDED_CONNECT_BYTES = 1024
+"""The same of a CONNECT that comes in pieces while very many clients have not logged in."""
 HEADER_BYTES = 5 + 2 + 65535 + 2
 """What a PUBLISH may add to its payload at most."""
 
@@ -122,6 +124,8 @@ class Connection(asyncio.Protocol):
                 return
             position = end
         if position < size:
+            if self.session is None and size - position > CROWDED_CONNECT_BYTES and self._listener.crowded:
+                raise ProtocolError("a CONNECT in pieces while too many have not logged in")
             self._tail = bytearray(data[position:])
             self._need = need or size - position + 1
 

@@ -48,7 +48,10 @@ SLOW_READER_S = 10.0
 CLOSING_S = 10.0
 SWEEP_S = 1.0
 BACKLOG = 4096
-MOST_NOT_LOGGED_IN = 2000
+MOST_NOT_LOGGED_IN = 8192
+"""A whole fleet that comes back at once is accepted before the first of it is read."""
+CROWDED = 2000
+"""With more that have not logged in, a CONNECT must come as good as whole."""
 
 
 class Listener:
@@ -175,6 +178,11 @@ class Listener:
                 connection.cut()
 
     # --- connections come and go -----------------------------------------------------------------------------
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many have not logged in that none of them may take much memory."""
+        return len(self._not_logged_in) > CROWDED
 
     def opened(self, connection: Connection) -> None:
         """A socket was accepted. Where too many have not logged in, the oldest of them has to go."""

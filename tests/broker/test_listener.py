@@ -129,6 +129,41 @@ async def test_who_sends_no_connect_within_ten_seconds_is_cut_off(rig: Rig) -> N
     assert await client.end() == b""
 
 
+async def test_of_too_many_that_have_not_logged_in_the_oldest_has_to_go(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.broker.listener.MOST_NOT_LOGGED_IN", 5)
+    clients = []
+    for _ in range(7):
+        clients.append(await rig.client())
+        clients[-1].send(b"\x10")
+        await asyncio.sleep(0)
+    for client in clients[:2]:
+        assert await client.end() == b""
+    clients[2].send(b"\x02\x00\x00")  # still there, and closed for what it sends
+    assert await clients[2].end() == b""
+    await rig.login("press-07")
+
+
+async def test_while_very_many_have_not_logged_in_none_of_them_may_take_much_memory(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.broker.listener.CROWDED", 2)
+    half = packet(0x10, b"\x00" * 4000)[:3000]
+    patient = await rig.client()
+    patient.send(half)
+    _, password = await rig.pair("press-07")
+    strangers = [await rig.client() for _ in range(3)]
+    strangers[-1].send(half)
+    assert await strangers[-1].end() == b""
+    client = await rig.client()
+    whole = connect("press-07", "press-07", password.encode(), will=("telemetry/press-07/data", b"x" * 2000))
+    client.send(whole)
+    assert await client.packet() == (frames.CONNACK, b"\0\0"), "one that comes whole may be larger"
+    patient.send(half)
+    assert await patient.end() == b""
+
+
 async def test_more_connections_than_allowed_are_refused_as_unavailable(tmp_path: Path) -> None:
     async with running(tmp_path, limits=Limits(connections=1)) as rig:
         await rig.login("press-07")
