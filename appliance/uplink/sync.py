@@ -44,8 +44,8 @@ NOT_ASKED = "Odoo has not said yet which database it is and what it knows"
 class SyncTimes:
     """Seconds."""
 
-    interval_s: float = 10.0
-    """While idle; Odoo may wish another one."""
+    interval_s: float = 3.0
+    """While idle; Odoo may wish another one. So short that people see within five seconds that Odoo is away."""
     jitter: float = 0.1
     """Part of it that is left to chance, so that gateways do not ask in step."""
     gap_s: float = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import json
 import os
 import secrets
@@ -46,6 +47,8 @@ class Plan:
 
 def run(plan: Plan) -> int:
     """Run the demo; its exit status: 0 only if all was checked and is well, 130 if it was interrupted."""
+    # a child that ends just when asyncio closes its pipes is reaped twice: harmless, and no news for who watches
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     return asyncio.run(_guarded(plan))
 
 

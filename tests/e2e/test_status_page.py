@@ -68,6 +68,22 @@ def text_of(browser: WebDriver, element: str) -> str:
     return browser.find_element(By.ID, element).text
 
 
+async def test_a_stopped_odoo_is_shown_within_five_seconds_and_its_return_too(
+    browser: WebDriver, appliance: Appliance, odoo: OdooStandIn
+) -> None:
+    await odoo.know(2)
+    await asyncio.to_thread(browser.get, f"{appliance.url}/ui/")
+    await shown(lambda: text_of(browser, "odoo") == "answers")
+    browser.execute_script("window.never_reloaded = true")
+    assert await odoo.stop() == 0
+    await shown(lambda: text_of(browser, "odoo") == "does not answer", within_s=SHOWN_WITHIN_S)
+    assert "Odoo does not answer" in text_of(browser, "reasons")
+    assert text_of(browser, "status") == "degraded"
+    await odoo.start()
+    await shown(lambda: text_of(browser, "odoo") == "answers")
+    assert browser.execute_script("return window.never_reloaded") is True
+
+
 async def test_a_stopped_appliance_is_shown_and_its_return_needs_no_reload(
     browser: WebDriver, appliance: Appliance
 ) -> None:

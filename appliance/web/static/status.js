@@ -50,7 +50,7 @@
     cell(row, "Device", element("strong", "", device.device_id), " ", element("span", "quiet", device.serial));
     const since = connection.since ? `since ${ago(now, connection.since).replace(" ago", "")}` : "";
     cell(row, "Connection", element("span", `badge ${connection.status}`, connection.status), " ",
-      element("span", "why", connection.reason || ""), " ", element("span", "quiet", since));
+      element("span", "why", connection.reason || ""), " ", element("span", "warning", connection.warning || ""), " ", element("span", "quiet", since));
     cell(row, "Last telemetry", ago(now, device.last_telemetry));
     cell(row, "Firmware", device.firmware_version || "–");
     cell(row, "Open commands", String(device.open_commands));
