@@ -42,6 +42,7 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
+from appliance.store.packet_ids import PacketIds
 from appliance.uplink.state import UplinkState
 from appliance.web.api import WebServices, create_app
 from appliance.web.mqtt_socket import MqttSockets
@@ -212,6 +213,7 @@ class Appliance:
                 connections=settings.mqtt_max_connections,
                 unpaired_per_address=settings.mqtt_max_unpaired_per_address,
             ),
+            packet_ids=PacketIds(self.database),
             endpoints=endpoints,
         )
         listener = self.broker.listener

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from appliance.broker import frames
 from appliance.broker.attached_state import MOST_FILTER_BYTES, MOST_FILTER_LEVELS, AttachedState, Untaken
+from appliance.broker.exchanges import MOST_QOS2_OPEN
 from appliance.broker.frames import ProtocolError, Will
-from appliance.broker.session import MOST_QOS2_OPEN, Session
+from appliance.broker.session import Session
 from appliance.contract.presence import OfflineCode
 
 if TYPE_CHECKING:

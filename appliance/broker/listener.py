@@ -15,6 +15,7 @@ from appliance.broker import frames
 from appliance.broker.admission import Admission
 from appliance.broker.attached_session import AttachedSession
 from appliance.broker.connection import Connection
+from appliance.broker.exchanges import Exchanges
 from appliance.broker.frames import Connect, ProtocolError, Will
 from appliance.broker.local_half import LocalHalf
 from appliance.broker.local_traffic import LocalTraffic
@@ -29,6 +30,7 @@ from appliance.broker.plugin import (
 from appliance.broker.seams import Endpoint, Hooks, Limits
 from appliance.broker.session import Receipt, Session, SessionState
 from appliance.broker.sessions import NativeSession
+from appliance.broker.states import SessionStates
 from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.presence import OfflineCode
@@ -36,6 +38,7 @@ from appliance.contract.times import Clock
 from appliance.services.limits import Quiet, address_key
 from appliance.services.presence import PresenceService
 from appliance.store.devices import Device
+from appliance.store.packet_ids import PacketIds
 
 __all__ = ["Endpoint", "Hooks", "Limits", "Listener"]
 
@@ -66,6 +69,7 @@ class Listener:
         presence: PresenceService,
         clock: Clock,
         limits: Limits,
+        packet_ids: PacketIds,
         attach: Callable[[Connection, Connect, ViewerLogin], AttachedSession] | None = None,
         local: LocalTraffic | None = None,
     ) -> None:
@@ -92,7 +96,7 @@ class Listener:
         self._connections: set[Connection] = set()
         self._closing: dict[Connection, float] = {}
         self._devices: dict[str, NativeSession] = {}
-        self._states: dict[str, SessionState] = {}
+        self._states = SessionStates(packet_ids)
         self._admission = Admission(plugin=plugin, limits=limits, clock=clock)
         self._quiet = Quiet(clock=clock)
         self.unacked_bytes = 0
@@ -218,13 +222,11 @@ class Listener:
         before = self._devices.get(device_id)
         if before is not None:
             before.connection.close("another connection took over", OfflineCode.TAKEN_OVER)
-        present = False
         if connect.clean_session:
-            state = SessionState()
             self._forget(device_id)
+            state, present = SessionState(Exchanges(device_id, None)), False
         else:
-            present = device_id in self._states
-            state = self._states.setdefault(device_id, SessionState())
+            state, present = self._states.begin(device_id)
         session = NativeSession(connection, self, login, state, lasting=not connect.clean_session)
         self._devices[device_id] = session
         will = self._own_will(session, connect.will)
@@ -357,8 +359,9 @@ class Listener:
     def device_changed(self, device: Device) -> None:
         """A device was paired anew, switched off, or got other topics."""
         state = self._states.get(device.device_id)
-        if state is not None and not device.accepts(state.generation):
-            # the device id may be another machine's now, and that one has subscribed to nothing
+        accepted = device.accepts(state.generation) if state is not None else device.login_generation
+        if not accepted:
+            # the device id may be another machine's now, and that one has subscribed to nothing and sent nothing
             self._forget(device.device_id)
         session = self._devices.get(device.device_id)
         if session is None:
@@ -379,7 +382,7 @@ class Listener:
 
     def _forget(self, device_id: str) -> None:
         """A device's session has ended for good, whatever it was to get later."""
-        self._states.pop(device_id, None)
+        self._states.forget(device_id)
         if self._local is not None:
             self._local.forget(device_id)
 

@@ -17,6 +17,7 @@ from appliance.broker.local_traffic import LocalTraffic
 from appliance.broker.plugin import InterceptPlugin, Rights, plugin_configuration
 from appliance.contract.times import Clock
 from appliance.services.presence import PresenceService
+from appliance.store.packet_ids import PacketIds
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,14 @@ class EmbeddedBroker:
         presence: PresenceService,
         clock: Clock,
         limits: Limits,
+        packet_ids: PacketIds,
         endpoints: Sequence[Endpoint],
         attached: AttachedLimits | None = None,
         plugins: dict[str, object] | None = None,
     ) -> None:
         attached = replace(attached or AttachedLimits(), payload_bytes=limits.payload_bytes)
         self._endpoints = endpoints
+        self._packet_ids = packet_ids
         self.amqtt = Broker(
             {
                 # the listener attaches clients itself; amqtt opens no socket
@@ -69,6 +72,7 @@ class EmbeddedBroker:
             presence=presence,
             clock=clock,
             limits=limits,
+            packet_ids=packet_ids,
             attach=self.attached.attach if self.attached is not None else None,
             local=self.local,
         )
@@ -76,6 +80,7 @@ class EmbeddedBroker:
 
     async def start(self) -> None:
         """Start amqtt, then listen; :attr:`ports` are those of the endpoints. ``OSError`` if a port cannot be had."""
+        await self._packet_ids.load()
         await self.amqtt.start()
         try:
             if self.plugin is not None:

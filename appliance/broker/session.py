@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from appliance.broker.exchanges import Exchanges
+
 if TYPE_CHECKING:
     from appliance.broker.connection import Connection
     from appliance.broker.sessions import NativeSession
-
-MOST_QOS2_OPEN = 100
-"""QoS 2 messages of one client without PUBREL."""
 
 
 class Session(ABC):
@@ -50,9 +49,9 @@ class Sent:
 class SessionState:
     """What outlives a connection where the client asked for it (clean session 0)."""
 
+    exchanges: Exchanges
     subscriptions: dict[str, int] = field(default_factory=dict)
     in_flight: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
-    qos2_open: set[bytes] = field(default_factory=set)
     next_packet_id: int = 1
     generation: int = 0
     """Of the secret that its last connection used."""

@@ -14,7 +14,7 @@ from appliance.broker.frames import ProtocolError, Will
 from appliance.broker.local_half import LocalHalf
 from appliance.broker.plugin import DeviceLogin
 from appliance.broker.reach import Reach
-from appliance.broker.session import MOST_QOS2_OPEN, Receipt, Sent, Session, SessionState
+from appliance.broker.session import Receipt, Sent, Session, SessionState
 from appliance.contract.presence import OfflineCode
 from appliance.contract.topics import is_topic_name
 
@@ -91,9 +91,7 @@ class NativeSession(Session):
                 self.local.unsubscribe(filters)
             self.connection.write(frames.unsuback(packet_id))
         elif kind == frames.PUBREL:
-            packet_id = frames.parse_packet_id(data, start, end)
-            self._state.qos2_open.discard(packet_id.to_bytes(2, "big"))
-            self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
+            self._release(frames.parse_packet_id(data, start, end).to_bytes(2, "big"))
         elif kind == frames.DISCONNECT:
             self.connection.close("closed by the device", OfflineCode.CLOSED_BY_DEVICE, graceful=True)
         elif kind in (frames.PUBREC, frames.PUBCOMP):
@@ -129,31 +127,29 @@ class NativeSession(Session):
         payload = data[body:end]
         if len(payload) > self._listener.limits.payload_bytes:
             raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
-        if qos == 2 and self._is_open(ack[2:]):
+        echo = (route.topic, payload, qos) if self._listener.is_watched(route) else None
+        receipt = Receipt(self, ack, len(payload), echo)
+        if qos == 2 and not self._state.exchanges.begin(
+            receipt, ack[2:], data[name_start:name_end] + payload, dup=bool(header & 8)
+        ):
             self._repeat(ack)
             return
-        echo = (route.topic, payload, qos) if self._listener.is_watched(route) else None
-        receipt = self._newest = Receipt(self, ack, len(payload), echo)
+        self._newest = receipt
         self.unacked += 1
         self._unacked_bytes += len(payload)
         listener = self._listener
         listener.unacked_bytes += len(payload)
-        route.accept(self.device_id, payload, self._now_ms(), receipt)
+        try:
+            route.accept(self.device_id, payload, self._now_ms(), receipt)
+        except BaseException:
+            self._undo(receipt)
+            raise
         if (
             self.unacked >= MOST_UNACKED
             or self._unacked_bytes >= MOST_UNACKED_BYTES
             or listener.unacked_bytes >= listener.limits.unacked_bytes
         ):
             self.connection.pause_reading()
-
-    def _is_open(self, packet_id: bytes) -> bool:
-        """QoS 2: whether this PUBLISH repeats one that has not been released (§4.3.3)."""
-        if packet_id in self._state.qos2_open:
-            return True
-        if len(self._state.qos2_open) >= MOST_QOS2_OPEN:
-            raise ProtocolError(f"more than {MOST_QOS2_OPEN} QoS 2 messages without PUBREL")
-        self._state.qos2_open.add(packet_id)
-        return False
 
     def _other_topic(self, header: int, topic: str, payload: bytes, ack: bytes) -> None:
         """A topic that is not the device's own: a local one, or else acknowledged and dropped."""
@@ -163,7 +159,7 @@ class NativeSession(Session):
             self._listener.refused(self.device_id, "not a topic of this device", topic)
         elif len(payload) > self._listener.limits.payload_bytes:
             raise ProtocolError(f"a payload of {len(payload)} bytes is too large")
-        elif header & 6 != 4 or not self._is_open(ack[2:]):
+        elif header & 6 != 4 or self._state.exchanges.begin_unstored(ack[2:]):
             self.local.publish(topic, payload, header >> 1 & 3, retain=bool(header & 1))
             if self.local.full:
                 self.connection.pause_reading()
@@ -192,6 +188,15 @@ class NativeSession(Session):
         self._count_unacked()
         self._listener.in_order(receipt)
 
+    def _release(self, packet_id: bytes) -> None:
+        """PUBREL: where the session outlives its connection, PUBCOMP waits until the id is gone from the disk."""
+        receipt = Receipt(self, frames.PUBCOMP_HEAD + packet_id, 0, None)
+        if self._state.exchanges.release(receipt, packet_id):
+            self._acknowledge_in_order(receipt.ack)
+        else:
+            self._newest = receipt
+            self._count_unacked()
+
     def _count_unacked(self) -> None:
         self.unacked += 1
         if self.unacked >= MOST_UNACKED:
@@ -210,10 +215,13 @@ class NativeSession(Session):
 
     def withheld(self, receipt: Receipt) -> None:
         """A publish will never be on disk: what the device sends again must not pass for a repeat."""
+        self._undo(receipt)
+        self.connection.abort("its message could not be stored", OfflineCode.NOT_STORED)
+
+    def _undo(self, receipt: Receipt) -> None:
         self._listener.unacked_bytes -= receipt.size
         if receipt.ack.startswith(frames.PUBREC_HEAD):
-            self._state.qos2_open.discard(receipt.ack[2:])
-        self.connection.abort("its message could not be stored", OfflineCode.NOT_STORED)
+            self._state.exchanges.undo(receipt, receipt.ack[2:])
 
     def flush(self) -> None:
         """Write the acknowledgements that have gathered, and read on if reading had stopped."""

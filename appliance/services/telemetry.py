@@ -23,6 +23,7 @@ class TelemetryService:
     def __init__(self, *, database: Database, buffer: Buffer, presence: PresenceService) -> None:
         self._database = database
         self._append = buffer.append
+        self._append_readings = buffer.append_readings
         self._last_telemetry = presence.last_telemetry_ms
         self._quiet = Quiet(clock=database.clock)
         self._gateway_flag = 0
@@ -40,9 +41,13 @@ class TelemetryService:
         except PayloadError as error:
             self._park(device_id, payload, received_at_ms, error, receipt)
             return
-        append, last = self._append, readings[-1]
-        for reading in readings:
-            append(
+        if len(readings) > 1:
+            self._append_readings(
+                device_id, readings, received_at_ms=received_at_ms, flags=self._gateway_flag, receipt=receipt
+            )
+        else:
+            reading = readings[0]
+            self._append(
                 device_id,
                 _TELEMETRY,
                 reading.payload,
@@ -50,7 +55,7 @@ class TelemetryService:
                 at_ms=reading.at_ms,
                 flags=reading.flags | self._gateway_flag,
                 msg_id=reading.msg_id,
-                receipt=receipt if reading is last else None,
+                receipt=receipt,
             )
         self.readings += len(readings)
         self._last_telemetry[device_id] = received_at_ms

@@ -15,12 +15,13 @@ from functools import partial
 from typing import NamedTuple
 from zlib import crc32
 
+from appliance.contract.device import Reading
 from appliance.contract.odoo import Kind
 from appliance.store.database import Database, Row
 from appliance.store.epochs import EpochStand
 from appliance.store.history import History
 from appliance.store.ledger import LedgerLine, count_readings, read_ledger
-from appliance.store.messages import READING, add_message, insert_readings, insert_rows
+from appliance.store.messages import READING, add_message, checksum, insert_readings, insert_rows
 from appliance.store.meta import get_meta, last_seq, set_meta
 from appliance.store.outgoing import Batch, Outgoing, Wanted, readings
 from appliance.store.parked import PARKED_COUNT, Rejection
@@ -116,6 +117,19 @@ class Buffer:
         # messages.checksum(); a call less, in the hottest line of the product
         crc = crc32(payload, crc32(f"{device} {kind} {at_ms} {received_at_ms} {flags}".encode()))
         self._database.append((device, kind, at_ms, received_at_ms, flags, key, payload, crc, receipt))
+
+    def append_readings(
+        self, device: str, readings: Sequence[Reading], *, received_at_ms: int, flags: int, receipt: object
+    ) -> None:
+        """Store the readings of one payload, all in one transaction; ``flags`` come on top of their own."""
+        rows: list[Row] = []
+        for reading in readings:
+            payload, at_ms, both = reading.payload, reading.at_ms, reading.flags | flags
+            key = None if reading.msg_id is None else digest(reading.msg_id)
+            crc = checksum(device, READING, at_ms, received_at_ms, both, payload)
+            rows.append((device, READING, at_ms, received_at_ms, both, key, payload, crc, None))
+        rows[-1] = (*rows[-1][:-1], receipt)
+        self._database.append_together(rows)
 
     async def take(
         self,

@@ -99,6 +99,8 @@ class Database:
         )
         self.append: Callable[[Row], None] = self._writer.put
         """Hand over a row; it is committed with the next group."""
+        self.append_together: Callable[[list[Row]], None] = self._writer.put_together
+        """Hand over rows that are committed together; the last alone has a receipt."""
         self._folder.keep_ballast()
         self._writer.start()
 
@@ -155,6 +157,17 @@ class Database:
             self._writer.put(Job(job, future, receipt))
         return future
 
+    def join(self, receipt: object, change: Callable[[sqlite3.Connection], None]) -> None:
+        """Run ``change`` in the transaction of the row or job with this receipt, which is to be handed over next.
+
+        It must not fail but by the medium's fault.
+        """
+        self._writer.joined[receipt] = change
+
+    def part(self, receipt: object) -> None:
+        """Take back a :meth:`join`: what has this receipt is not handed over after all."""
+        self._writer.joined.pop(receipt, None)
+
     @property
     def queued(self) -> int:
         """Rows and jobs that wait for the writer."""
@@ -180,6 +193,9 @@ class Database:
                     (receipts if entry.error is None else withheld).append(entry.receipt)
             elif entry[-1] is not None:
                 receipts.append(entry[-1])
+        if self._writer.joined:
+            for receipt in (*receipts, *withheld):
+                self._writer.joined.pop(receipt, None)
         try:
             if receipts:
                 self.committed(receipts)

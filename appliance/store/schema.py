@@ -97,6 +97,23 @@ def m006_standing(tables: Tables) -> None:
             tables.execute(statement)
 
 
+@migrations()
+def m007_qos2_open(tables: Tables) -> None:
+    """QoS 2 messages of devices that were taken and not released; at most ``packet_ids.MOST_OPEN``."""
+    tables.execute(
+        """CREATE TABLE qos2_open (
+            device TEXT NOT NULL,
+            packet_id INTEGER NOT NULL,
+            digest BLOB NOT NULL,                 -- of topic and payload, to tell a repeat from another message
+            PRIMARY KEY (device, packet_id)
+        ) STRICT, WITHOUT ROWID"""
+    )
+    tables.execute(
+        "CREATE TRIGGER qos2_open_goes_with_its_device AFTER DELETE ON devices"
+        " BEGIN DELETE FROM qos2_open WHERE device = OLD.device_id; END"
+    )
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))

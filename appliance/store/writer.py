@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 
 from appliance.errors import StoreError, StoreUnavailableError
 from appliance.store.connection import is_damage, is_known_after, is_medium_error
-from appliance.store.entries import DamageError, Entry, Job, RowSink
+from appliance.store.entries import DamageError, Entry, Job, Row, RowSink
 from appliance.store.folder import DataFolder
 
 log = logging.getLogger(__name__)
 
 GROUP_ROWS = 4096
+MOST_TOGETHER = 2000
 SMALL_GROUP_ROWS = 16
 """If not even so many fit on a full disk, wait."""
 IDLE_S = 5.0
@@ -57,6 +58,8 @@ class Writer:
         self._loop = loop
         self._retry_s = retry_s
         self._retry_at = 0.0
+        self.joined: dict[object, Callable[[sqlite3.Connection], None]] = {}
+        """Changes by the receipt of the row or job in whose transaction they belong."""
         self._entries: deque[Entry] = deque()
         self._taken: list[Entry] = []
         self._group_rows = GROUP_ROWS
@@ -78,6 +81,15 @@ class Writer:
     def put(self, entry: Entry) -> None:
         """Hand over; it is committed with the next group."""
         self._entries.append(entry)
+        if not self._kick_scheduled:
+            self._kick_scheduled = True
+            self._loop.call_soon(self._kick, 0, GATHER_TURNS)
+
+    def put_together(self, rows: list[Row]) -> None:
+        """Hand over rows of which the last alone has a receipt, :data:`MOST_TOGETHER` at most: they are committed
+        together."""
+        # one call, during which the writer's thread cannot look into the queue
+        self._entries.extend(rows)
         if not self._kick_scheduled:
             self._kick_scheduled = True
             self._loop.call_soon(self._kick, 0, GATHER_TURNS)
@@ -173,8 +185,13 @@ class Writer:
 
     def _take(self) -> list[Entry]:
         entries = self._entries
-        self._taken = [entries.popleft() for _ in range(min(len(entries), self._group_rows))]
-        return self._taken
+        taken = self._taken = [entries.popleft() for _ in range(min(len(entries), self._group_rows))]
+        # not in the middle of what was handed over together
+        for _ in range(MOST_TOGETHER):
+            if not entries or not taken or type(taken[-1]) is not tuple or taken[-1][-1] is not None:
+                break
+            taken.append(entries.popleft())
+        return taken
 
     def _put_back(self, entries: Sequence[Entry]) -> None:
         self._entries.extendleft(reversed(entries))
@@ -216,10 +233,10 @@ class Writer:
             if len(rows) != len(entries):
                 if sink is not None:
                     sink.before_jobs(connection)
-                for entry in entries:
-                    if isinstance(entry, Job):
-                        self._run_job(connection, entry)
+                self._run_jobs(connection, entries)
                 sink = self.sink  # the first job of all is the one that brings the sink
+            elif self.joined:
+                self._run_jobs(connection, entries)
             if sink is not None:
                 self._freed_space = sink.housekeep(connection, pressed=self.unavailable is not None)
             connection.execute("COMMIT")
@@ -230,6 +247,17 @@ class Writer:
             raise
         if sink is not None:
             sink.committed()
+
+    def _run_jobs(self, connection: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+        """Jobs, and what joins them or a row, in their order."""
+        joined = self.joined
+        for entry in entries:
+            receipt = entry[-1] if type(entry) is tuple else None
+            if isinstance(entry, Job):
+                self._run_job(connection, entry)
+                receipt = entry.receipt if entry.error is None else None
+            if joined and receipt is not None and (change := joined.get(receipt)) is not None:
+                change(connection)
 
     @staticmethod
     def _run_job(connection: sqlite3.Connection, job: Job) -> None:
@@ -311,11 +339,12 @@ class Writer:
                 self._group_rows = min(self._group_rows * 2, GROUP_ROWS)
                 continue
             self._put_back(entries)
-            self._group_rows = max(len(entries) // 2, 1)
+            tried = min(self._group_rows, len(entries))
+            self._group_rows = max(tried // 2, 1)
             self._folder.release_ballast()
             if self._must_reopen or not self._try([]) or not self._folder.keep_ballast():
                 return False
-            if not self._freed_space and len(entries) <= SMALL_GROUP_ROWS:
+            if not self._freed_space and tried <= SMALL_GROUP_ROWS:
                 return False
         return True
 

@@ -26,6 +26,7 @@ from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry
+from appliance.store.packet_ids import PacketIds
 
 WITHIN_S = 5.0
 
@@ -143,6 +144,7 @@ async def running(
         presence=presence,
         clock=clock,
         limits=limits or Limits(),
+        packet_ids=PacketIds(database),
         endpoints=[Endpoint("127.0.0.1", 0)],
         attached=attached,
         plugins=plugins,
