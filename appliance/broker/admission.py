@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from appliance.broker import frames
 from appliance.broker.frames import Connect
 from appliance.broker.plugin import InterceptPlugin, Refusal, UnpairedLogin, Verdict, ViewerLogin
@@ -25,22 +27,32 @@ class Admission:
         self._limits = limits
         self._viewer_failures = FailureLimiter(most=VIEWER_FAILURES, window_s=VIEWER_FAILURES_WITHIN_S, clock=clock)
 
-    def identify(self, connect: Connect, address: str, *, connections: int) -> Verdict:
-        """Who it is, or why it is not let in; ``connections`` are those logged in."""
+    def identify(
+        self, connect: Connect, address: str, *, connections: int, takes_over: Callable[[Verdict], bool]
+    ) -> Verdict:
+        """Who it is, or why it is not let in; ``connections`` are those logged in.
+
+        ``takes_over`` says whether a connection will be closed for this one: who comes back while all places are
+        taken, before the appliance has noticed that its old connection is dead, gets that one's place.
+        """
         if self._plugin is None:
             return Refusal(frames.NOT_AUTHORIZED, "the broker's plugin is not loaded, so nobody is let in")
-        if connections >= self._limits.connections:
-            return Refusal(frames.UNAVAILABLE, "too many connections")
         is_viewer = connect.username is not None and connect.username in self._plugin.rights.viewers
         if is_viewer and self._viewer_failures.wait_s(address_key(address)):
             return Refusal(frames.UNAVAILABLE, "too many wrong passwords for a viewer account from this address")
         verdict = self._plugin.identify(connect)
+        if isinstance(verdict, Refusal):
+            if is_viewer:
+                self._viewer_failures.failed(address_key(address))
+            return verdict
+        if takes_over(verdict):
+            return verdict
+        if connections >= self._limits.connections:
+            return Refusal(frames.UNAVAILABLE, "too many connections")
         if isinstance(verdict, ViewerLogin) and self.viewers >= self._limits.viewers:
             return Refusal(frames.UNAVAILABLE, "too many viewers")
         if isinstance(verdict, UnpairedLogin) and not self._may_pair(address):
             return Refusal(frames.UNAVAILABLE, "too many connections of devices that are not paired")
-        if isinstance(verdict, Refusal) and is_viewer:
-            self._viewer_failures.failed(address_key(address))
         return verdict
 
     def _may_pair(self, address: str) -> bool:

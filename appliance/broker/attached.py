@@ -93,6 +93,11 @@ class AttachedClients:
         """Messages that clients did not get, because they read too slowly or were away for too long."""
         return self._dropped_before + sum(state.outbound.dropped for state in self._states.values())
 
+    def is_connected(self, account: str, client_id: str) -> bool:
+        """Whether a client of this name is connected now; one without a name is always another."""
+        state = self._states.get((account, client_id)) if client_id else None
+        return state is not None and state.session is not None
+
     def __len__(self) -> int:
         """Sessions, connected or away."""
         return len(self._states)

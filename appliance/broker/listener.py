@@ -25,6 +25,7 @@ from appliance.broker.plugin import (
     Refusal,
     Route,
     UnpairedLogin,
+    Verdict,
     ViewerLogin,
 )
 from appliance.broker.seams import Endpoint, Hooks, Limits
@@ -71,6 +72,7 @@ class Listener:
         limits: Limits,
         packet_ids: PacketIds,
         attach: Callable[[Connection, Connect, ViewerLogin], AttachedSession] | None = None,
+        is_attached: Callable[[str, str], bool] = lambda account, client_id: False,
         local: LocalTraffic | None = None,
     ) -> None:
         self.clock = clock
@@ -80,6 +82,7 @@ class Listener:
         self._presence = presence
         presence.silence_s = self.silence_s
         self._attach = attach
+        self._is_attached = is_attached
         self._local = local
         if local is not None:
             local.forgotten = self._forget
@@ -198,7 +201,12 @@ class Listener:
     def connect(self, connection: Connection, data: bytes, start: int, end: int) -> None:
         """The first packet of a connection: decide who it is and answer."""
         connect = frames.parse_connect(data, start, end)
-        verdict = self._admission.identify(connect, connection.address, connections=len(self._connections))
+        verdict = self._admission.identify(
+            connect,
+            connection.address,
+            connections=len(self._connections),
+            takes_over=lambda verdict: self._takes_over(verdict, connect.client_id),
+        )
         if isinstance(verdict, Refusal):
             if self._quiet.due(connection.address):
                 log.warning("connection from %s refused: %s", connection.address, verdict.reason)
@@ -216,6 +224,11 @@ class Listener:
             connection.write(frames.connack(frames.ACCEPTED))
         else:
             self._viewer_login(connection, connect, verdict)
+
+    def _takes_over(self, verdict: Verdict, client_id: str) -> bool:
+        if isinstance(verdict, ViewerLogin):
+            return self._is_attached(verdict.name, client_id)
+        return isinstance(verdict, DeviceLogin) and verdict.device.device_id in self._devices
 
     def _device_login(self, connection: Connection, connect: Connect, login: DeviceLogin) -> None:
         device_id = login.device.device_id

@@ -74,6 +74,7 @@ class EmbeddedBroker:
             limits=limits,
             packet_ids=packet_ids,
             attach=self.attached.attach if self.attached is not None else None,
+            is_attached=(lambda *_: False) if self.attached is None else self.attached.is_connected,
             local=self.local,
         )
         self.ports: list[int] = []

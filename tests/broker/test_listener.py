@@ -204,3 +204,31 @@ async def test_a_thousand_hostile_connections_leave_nothing_behind(rig: Rig) -> 
         await asyncio.sleep(0.01)
     assert (listener.connections, len(listener._not_logged_in), len(listener._closing)) == (1, 0, 0)
     assert len(asyncio.all_tasks()) <= tasks + 2
+
+
+async def test_who_takes_over_its_own_connection_is_let_in_while_all_places_are_taken(tmp_path: Path) -> None:
+    """Its place becomes free; it must not wait until the dead connection is noticed."""
+    limits = Limits(connections=3, viewers=1)
+    async with running(tmp_path, viewers={"scada": "look-only"}, limits=limits) as rig:
+        device, look = await rig.login("press-07"), connect("v", "scada", b"look-only")
+        await rig.login("press-08")
+        viewer = await rig.client()
+        viewer.send(look)
+        assert await viewer.packet() == (frames.CONNACK, b"\0\0")
+        _, password = await rig.pair("press-09")
+        full = b"\x20\x02\x00\x03"
+        assert await answer(rig, connect("press-09", "press-09", password.encode())) == full
+        assert await answer(rig, connect("other", "scada", b"look-only")) == full
+        assert await answer(rig, connect("", "scada", b"look-only")) == full
+        assert await answer(rig, connect("press-07", "press-07", b"wrong")) == b"\x20\x02\x00\x04"
+        assert await answer(rig, connect("v", "scada", b"wrong")) == b"\x20\x02\x00\x04"
+        assert await answer(rig, connect("SN-1")) == full
+        again = await rig.login("press-07")
+        assert await device.end() == b""
+        viewing = await rig.client()
+        viewing.send(look)
+        assert await viewing.packet() == (frames.CONNACK, b"\0\0")
+        assert await viewer.end() == b""
+        assert await again.silent()
+        assert rig.broker.listener.connections == 3
+        assert rig.broker.listener._admission.viewers == 1
