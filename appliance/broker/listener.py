@@ -372,12 +372,13 @@ class Listener:
     def device_changed(self, device: Device) -> None:
         """A device was paired anew, switched off, or got other topics."""
         state = self._states.get(device.device_id)
-        accepted = device.accepts(state.generation) if state is not None else device.login_generation
-        if not accepted:
+        if state is not None and not device.accepts(state.generation):
             # the device id may be another machine's now, and that one has subscribed to nothing and sent nothing
             self._forget(device.device_id)
         session = self._devices.get(device.device_id)
         if session is None:
+            if state is None and not device.login_generation:
+                self._states.forget(device.device_id)  # what was left from before a restart
             if self._local is not None:
                 self._local.changed(device)
             return
