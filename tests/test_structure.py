@@ -53,7 +53,7 @@ FLOORS = {
         *("settings", "certificates", "identity", "observers", "figures", "health", "http_server", "socket_door"),
         *("enrolment", "odoo_link"),
     },
-    "cli": {"contract", "errors", "settings", "certificates", "uplink", "app", "enrolment"},
+    "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "app", "enrolment"},
     "__main__": {"cli"},
 }
 """What each part of ``appliance/`` may import from it."""

@@ -12,6 +12,7 @@ from appliance.cli.api_keys import api_keys
 from appliance.cli.check_config import check_config
 from appliance.cli.dead_letters import dead_letters
 from appliance.cli.devices import devices
+from appliance.cli.enroll import enroll
 from appliance.cli.exits import Exit
 from appliance.cli.running import TALKATIVE, run
 from appliance.cli.status import buffer, status
@@ -26,7 +27,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and some of those are secrets
     rich_markup_mode=None,
 )
-for command in (run, check_config, status, buffer):
+for command in (run, check_config, enroll, status, buffer):
     cli.command()(command)
 for name, group in (("devices", devices), ("dead-letters", dead_letters), ("api-keys", api_keys)):
     cli.add_typer(group, name=name)

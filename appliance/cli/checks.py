@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic_core import to_json
 
 from appliance import certificates
 from appliance.cli.box import is_in_use
@@ -158,13 +158,36 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _gateway_uid(folder: Path) -> str:
+    """What this box calls itself; nothing is made where it has never run."""
+    path = folder / "gateway_uid"
+    try:
+        return path.read_text("ascii", "replace").strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise DataFolderError(f"{path}: {error.strerror}") from error
+
+
 def online(settings: Settings) -> Finding | None:
     """Ask Odoo whether it knows this key, by a batch that no Odoo can take; nothing is changed there."""
-    key = settings.odoo_api_key
-    if not settings.odoo_base_url or key is None:
-        return Finding(Exit.ODOO, "ODOO_BASE_URL: is empty, so there is no Odoo to ask")
+    from appliance.enrolment import OdooAccess, read_access  # takes time, and is not always needed
+    from appliance.uplink.client import OdooClient, Timeouts
+
+    async def ask(access: OdooAccess) -> None:
+        timeouts = Timeouts(connect_s=ONLINE_S, read_s=ONLINE_S, write_s=ONLINE_S, pool_s=ONLINE_S)
+        async with OdooClient(
+            base_url=access.base_url, api_key=access.api_key, database=access.database, timeouts=timeouts
+        ) as client:
+            await client.post_batch(to_json({"gateway": _gateway_uid(settings.iiot_data_dir)}))
+
     try:
-        asyncio.run(_ask(settings, key))
+        access = read_access(settings)
+        if access is None:
+            return Finding(Exit.ODOO, "there is no Odoo to ask: neither is ODOO_BASE_URL set, nor was one enrolled at")
+        asyncio.run(ask(access))
+    except DataFolderError as error:
+        return Finding(Exit.DATA_FOLDER, str(error))
     except OdooRefusedError:
         return None  # it has looked at the key first, and speaks the contract
     except OdooAlarmError as error:
@@ -174,16 +197,3 @@ def online(settings: Settings) -> Finding | None:
     except SettingsError as error:
         return Finding(Exit.SETTINGS, str(error))
     return Finding(Exit.ODOO, "what answers at ODOO_BASE_URL takes anything: that is no Odoo with the add-on")
-
-
-async def _ask(settings: Settings, key: SecretStr) -> None:
-    from appliance.uplink.client import OdooClient, Timeouts  # takes time, and is not always needed
-
-    client = OdooClient(
-        base_url=settings.odoo_base_url,
-        api_key=key,
-        database=settings.odoo_database,
-        timeouts=Timeouts(connect_s=ONLINE_S, read_s=ONLINE_S, write_s=ONLINE_S, pool_s=ONLINE_S),
-    )
-    async with client:
-        await client.post_batch(b"{}")

@@ -344,3 +344,74 @@ async def test_odoo_is_asked_where_it_is_wished(tmp_path: Path) -> None:
     assert (away.status, "does not answer" in away.out) == (Exit.ODOO, True)
     nobody = await command("check-config", "--online", folder=tmp_path, settings=free)
     assert nobody.status == Exit.ODOO
+
+
+# --- enroll ---------------------------------------------------------------------------------------------------
+
+
+async def new_code(odoo: OdooStandIn) -> str:
+    async with odoo.client() as client:
+        code: str = (await client.post("/sim/codes")).json()["code"]
+        return code
+
+
+async def key_names(box: Installed) -> list[str]:
+    return [key["name"] for key in (await box.type("api-keys", "list", "--json")).json["api_keys"]]
+
+
+async def test_a_code_makes_odoo_and_appliance_known_to_each_other(tmp_path: Path) -> None:
+    async with OdooStandIn(tmp_path / "odoo") as odoo, Installed(tmp_path / "box") as box:
+        code = await new_code(odoo)
+        enrolled = await box.type("enroll", "--odoo", odoo.url, "--code", code)
+        assert enrolled.status == Exit.OK, enrolled.err
+        assert "Restart the appliance" in enrolled.out
+        assert await key_names(box) == ["built-in", "odoo"]
+        assert stat.S_IMODE((box.data_folder / "odoo.json").stat().st_mode) == 0o600
+        again = await box.type("enroll", "--odoo", odoo.url, "--code", code)
+        assert (again.status, "has been used" in again.err) == (Exit.ODOO, True)
+        assert await key_names(box) == ["built-in", "odoo"], "no key is left of an enrolment that failed"
+        renewed = await box.type("enroll", "--odoo", odoo.url, "--code", await new_code(odoo), "--json")
+        assert (renewed.json["api_key"], renewed.json["overruled"]) == ("odoo-2", False)
+        assert await key_names(box) == ["built-in", "odoo-2"], "the earlier one ends"
+        online = await box.type("check-config", "--online")
+        assert online.status == Exit.OK, online.out
+        await box.stop()
+        await box.start()
+        async with asyncio.timeout(WITHIN_S):
+            while (await box.type("status", "--json")).json["uplink"]["reachable"] is not True:
+                await asyncio.sleep(0.1)
+
+
+async def test_an_enrolment_that_cannot_be_says_why_and_leaves_nothing(box: Installed) -> None:
+    nobody = await box.type("enroll", "--odoo", f"http://127.0.0.1:{free_port()}", "--code", "x")
+    assert (nobody.status, "not enrolled" in nobody.err) == (Exit.ODOO, True)
+    bad_url = await box.type("enroll", "--odoo", "odoo.example.com", "--code", "x")
+    assert bad_url.status == Exit.SETTINGS
+    assert await key_names(box) == ["built-in"]
+    assert not (box.data_folder / "odoo.json").exists()
+    assert (await box.type("enroll", "--odoo", "https://odoo.example.com")).status == Exit.SETTINGS
+
+
+async def test_a_box_that_does_not_run_is_enrolled_without_a_key_for_odoo(tmp_path: Path) -> None:
+    async with OdooStandIn(tmp_path / "odoo") as odoo:
+        settings = {"IIOT_DATA_DIR": str(tmp_path / "data"), "PORT": str(free_port())}
+        arguments = ("enroll", "--odoo", odoo.url, "--code", await new_code(odoo))
+        refused = await command(*arguments, folder=tmp_path, settings=settings)
+        assert refused.status in (Exit.NOT_RUNNING, Exit.DATA_FOLDER)
+        done = await command(*arguments, "--no-api-key", "--json", folder=tmp_path, settings=settings)
+        assert done.json["api_key"] is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+async def test_what_root_enrols_belongs_to_whom_the_data_folder_belongs(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        folder = Path(name) / "data"
+        folder.mkdir()
+        os.chown(folder, 65534, 65534)
+        async with OdooStandIn(tmp_path / "odoo") as odoo:
+            settings = {"IIOT_DATA_DIR": str(folder)}
+            arguments = ("enroll", "--odoo", odoo.url, "--code", await new_code(odoo), "--no-api-key")
+            done = await command(*arguments, folder=tmp_path, settings=settings)
+        assert done.status == Exit.OK, done.err
+        assert {path.stat().st_uid for path in folder.rglob("*")} == {65534}
