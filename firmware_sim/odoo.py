@@ -23,6 +23,8 @@ from firmware_sim.standin.gateway_routes import GatewayRoutes
 from firmware_sim.standin.gateways import Gateways
 from firmware_sim.standin.inbox import Inbox
 from firmware_sim.standin.interference import Interference
+from firmware_sim.standin.overview import Overview
+from firmware_sim.standin.pages import Pages
 from firmware_sim.standin.pending import PendingWork
 from firmware_sim.standin.registry import Registry
 from firmware_sim.standin.server import address_of, listen, serve
@@ -68,7 +70,19 @@ class StandIn:
         files = Files(state=self.state)
         self.updates = Updates(work=work, files=files, commands=self.commands)
         firmware = FileRoutes(files=files, updates=self.updates, work=work, faults=self.faults, contract=contract)
-        self.routes = [*contract.routes(), *gateway.routes(), *firmware.routes(), *control.routes()]
+        overview = Overview(
+            state=self.state,
+            inbox=self.inbox,
+            faults=self.faults,
+            commands=self.commands,
+            work=work,
+            files=files,
+            gateways=gateways,
+            requests=contract.requests,
+            clock=clock,
+        )
+        pages = Pages(content=overview.content)
+        self.routes = [*contract.routes(), *gateway.routes(), *firmware.routes(), *control.routes(), *pages.routes()]
         self.app = Interference(Starlette(routes=self.routes), self.faults)
         """The ASGI application: ``/iiot/…``, with the failures that were asked for, and ``/sim/…``."""
 

@@ -42,8 +42,24 @@ def local_only(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
         try:
             if request.client is not None and not ip_address(request.client.host).is_loopback:
                 raise RefusalError(403, "local_only", "the control routes answer to this machine only")
+            if request.headers.get("sec-fetch-site") and not _is_own_page(request):
+                raise RefusalError(403, "local_only", "another site may not use the control routes")
             return await handle(request)
         except RefusalError as refusal:
             return refusal.response()
 
     return endpoint
+
+
+def _is_own_page(request: Request) -> bool:
+    """Whether a browser asks for a page of this stand-in, or for people: not another site, nor a name made for it."""
+    return request.headers["sec-fetch-site"] in ("same-origin", "none") and (
+        request.url.hostname == "localhost" or _is_loopback(request.url.hostname or "")
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
