@@ -21,6 +21,7 @@ from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
 from appliance.broker.session import Receipt
 from appliance.contract.times import Clock
+from appliance.device_parts import DeviceParts
 from appliance.enrolment import read_access
 from appliance.errors import StoreUnavailableError
 from appliance.figures import FigureService
@@ -33,7 +34,6 @@ from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
 from appliance.services.ota import OtaService
-from appliance.services.pairing import PairingService
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
@@ -117,7 +117,7 @@ class Appliance:
         tasks: dict[str, Coroutine[Any, Any, object]] = {
             "store": self._watch_store(),
             "broker": self.broker.run(),
-            "pairing": self.pairing.run(),
+            "devices": self.devices.run(),
             "commands": self.commands.run(),
             "refusals": self.refusals.run(),
             "observers": self.observers.run(),
@@ -192,19 +192,17 @@ class Appliance:
                     telemetry=self.telemetry.accept,
                     command_response=self.commands.accept_response,
                     ota_status=self.ota.accept_status,
-                    config_request=self._accept_config_request,
+                    config_request=lambda *taken: self.devices.accept_config_request(*taken),
                 ),
             ),
             hooks=Hooks(
                 in_order=self._in_order,
                 refused=self.refusals.note,
-                # the pairing service needs the port, which is known once the broker listens
-                pair=lambda serial, payload, address, reply: self.pairing.accept_request(
-                    serial, payload, address, reply
-                ),
-                logged_in=lambda device_id, generation: self.pairing.note_login(device_id, generation),
+                # these need the port, which is known once the broker listens
+                pair=lambda *asked: self.devices.pairing.accept_request(*asked),
+                logged_in=lambda *shown: self.devices.push.logged_in(*shown),
                 ready=self._device_ready,
-                gone=self.commands.device_gone,
+                gone=self._device_gone,
             ),
             presence=self.presence,
             clock=clock,
@@ -225,16 +223,18 @@ class Appliance:
         self.registry.removed.append(lambda device: self.observers.keeper.removed(device.device_id))
         await self.broker.start()
         stack.push_async_callback(self._stop_broker)
-        self.pairing = PairingService(
+        self.devices = DeviceParts(
             registry=self.registry,
-            credentials=identity.credentials,
+            database=self.database,
+            listener=listener,
+            commands=self.commands,
+            identity=identity,
             source=None if self.odoo is None else self.odoo.client,
             address=BrokerAddress(
                 host=settings.iiot_advertised_host or identity.names[0],
                 port=self.broker.ports[0],
                 tls=settings.mqtt_use_tls,
             ),
-            ca_pem=identity.certificates.ca_pem,
             clock=clock,
         )
 
@@ -259,6 +259,7 @@ class Appliance:
                 registry=self.registry,
                 presence=self.presence,
                 health=self.health,
+                devices=self.devices.changes,
                 api_url=f"{'https' if settings.http_use_tls else 'http'}://{host}:{self.ports.http}",
                 fingerprint=self.fingerprint,
             )
@@ -283,7 +284,9 @@ class Appliance:
                 api_keys=self.api_keys,
                 registry=self.registry,
                 credentials=identity.credentials,
-                pairing=self.pairing,
+                pairing=self.devices.pairing,
+                push=self.devices.push,
+                changes=self.devices.changes,
                 commands=self.commands,
                 presence=self.presence.status,
                 counters=figures.counters,
@@ -309,18 +312,12 @@ class Appliance:
         """The device can be sent what waits for it on this topic."""
         if topic == "command":
             self.commands.device_ready(device_id)
+        elif topic == "config_response":
+            self.devices.push.device_ready(device_id)
 
-    def _accept_config_request(self, device_id: str, payload: bytes, _: int, receipt: object) -> None:
-        """A paired device asks for its configuration: nothing to store, the answer goes to its own topic."""
-        self.database.submit(_nothing, receipt=receipt)
-
-        def reply(answer: bytes) -> None:
-            device = self.registry.get(device_id)
-            if device is not None:
-                topic = device.topics.config_response
-                self.broker.listener.deliver(device_id, topic, answer, redelivery=False, on_ack=_ignore)
-
-        self.pairing.accept_paired_request(device_id, payload, reply)
+    def _device_gone(self, device_id: str) -> None:
+        self.commands.device_gone(device_id)
+        self.devices.push.device_gone(device_id)
 
     def uplink_state(self) -> UplinkState:
         """How it stands with Odoo."""
@@ -359,10 +356,6 @@ class Appliance:
 
 def _nothing(_: object) -> None:
     """A job that only takes its turn."""
-
-
-def _ignore() -> None:
-    """Nobody waits for this acknowledgement."""
 
 
 def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = None) -> int:

@@ -47,11 +47,12 @@ FLOORS = {
     "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
     "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
     "odoo_link": {"contract", "store", "services", "uplink", "settings", "enrolment", "health"},
+    "device_parts": {"contract", "store", "services", "broker", "identity"},
     "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
         *("settings", "certificates", "identity", "observers", "figures", "health", "http_server", "socket_door"),
-        *("enrolment", "odoo_link"),
+        *("enrolment", "odoo_link", "device_parts"),
     },
     "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "app", "enrolment"},
     "__main__": {"cli"},

@@ -184,7 +184,7 @@ class DeviceConfig(OdooBody):
     command_expires_in_s: Annotated[float, Field(gt=0)] = DEFAULT_COMMAND_EXPIRY_S
     command_response_limit_s: Annotated[float, Field(gt=0)] = DEFAULT_RESPONSE_LIMIT_S
     max_packet_bytes: Annotated[int, Field(ge=128)] | None = None
-    secret_version: Annotated[int, Field(ge=0, lt=1 << 62)] = 0
+    secret_version: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     """With a claim: up to where Odoo's wishes for a new secret are fulfilled by this pairing."""
     local_topics: GrantedLocalTopics | None = None
     mqtt: AdvertisedAddress = AdvertisedAddress()

@@ -26,7 +26,7 @@ from appliance.errors import (
 from appliance.services.changes import ChangeQueue
 from appliance.services.command_status import accepted, full_status, new_command_id, request_digest
 from appliance.services.delivery import Delivery, DeviceLookup, Transmit
-from appliance.services.lanes import OpenCommands
+from appliance.services.lanes import Entry, OpenCommands
 from appliance.services.rendering import Renderer
 from appliance.services.steady import SteadyClock, machine_start
 from appliance.store import command_rules as rules
@@ -177,6 +177,17 @@ class CommandService:
         """Its connection ended; to be called before :meth:`device_ready` of the next one."""
         self._delivery.device_gone(device_id)
 
+    def device_removed(self, device_id: str) -> None:
+        """The device has lost its pairing: its open commands end, and Odoo is told."""
+        lane = self._open.lanes.get(device_id)
+        if lane is not None and lane.open_count:
+            for entry in [each for each in self._open.entries.values() if each.device_id == device_id]:
+                self._end_revoked(entry)
+
+    def _end_revoked(self, entry: Entry) -> None:
+        change = partial(rules.end_revoked, command_id=entry.command_id, moment=self._moment())
+        self._changes.add(change, partial(self._delivery.note, entry))
+
     def accept_response(self, device_id: str, payload: bytes, received_at_ms: int, receipt: object) -> None:
         """A device's answer; ``receipt`` comes back from the database after the commit, whatever the payload is."""
         if not self._resumed.is_set():
@@ -236,7 +247,9 @@ class CommandService:
         time_is_known = self._steady.resume(clock_state, latest_ms=latest_ms)
         for row in rows:
             entry = self._open.restore(row)
-            if not time_is_known and row.undelivered:
+            if self._devices.get(row.device) is None:
+                self._end_revoked(entry)
+            elif not time_is_known and row.undelivered:
                 change = partial(rules.expire_unsure, position=row.position, moment=self._moment())
                 self._changes.add(change, partial(self._delivery.note, entry))
             elif row.state == "sent" and rules.used_up(row):

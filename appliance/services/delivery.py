@@ -49,7 +49,7 @@ class Transmit(Protocol):
     ) -> bool: ...
 
 
-def _not_connected(
+def not_connected(
     device_id: str, topic: str, payload: bytes, /, *, redelivery: bool, on_ack: Callable[[], None]
 ) -> bool:
     return False
@@ -67,7 +67,7 @@ class Delivery:
         now: Callable[[], Moment],
         wake: Callable[[], None],
     ) -> None:
-        self.transmit: Transmit = _not_connected
+        self.transmit: Transmit = not_connected
         self._open = commands
         self._changes = changes
         self._devices = devices

@@ -12,8 +12,9 @@ delivered  PUBACK, or an answer ``in_progress``         done, failed; settled wi
 done       the device answered ``ok``                   stays
 failed     ``device``: it answered ``error``            stays
 failed     ``no_ack``: sent too often without PUBACK    delivered, done, failed ``device`` (late)
+failed     ``revoked``: sent, then the pairing ended    done, failed ``device`` (late)
 expired    nobody knows it arrived in time              delivered, done, failed ``device`` (late)
-cancelled  nothing was ever written                     stays
+cancelled  nothing was ever written (or ``revoked``)    stays
 ========== ============================================ =======================================
 
 (*) A delivery that was counted but not written, because the device had just gone, is counted back.
@@ -130,6 +131,15 @@ def cancel(work: Work, *, command_id: str, moment: Moment) -> Outcome:
     if row is None or not row.open or row.state != "queued":
         return Outcome(False, row)
     change_state(work, row, "cancelled", moment, settle=True)
+    return Outcome(True, row)
+
+
+def end_revoked(work: Work, *, command_id: str, moment: Moment) -> Outcome:
+    """Its device has lost its pairing: nothing is sent, and no answer can come."""
+    row = row_of(work, command_id)
+    if row is None or not row.open:
+        return Outcome(False, row)
+    change_state(work, row, "failed" if row.deliveries else "cancelled", moment, reason="revoked", settle=True)
     return Outcome(True, row)
 
 

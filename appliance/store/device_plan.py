@@ -87,13 +87,11 @@ class Plan:
         return list(self._changed.values())
 
     def rows(self) -> list[DeviceRow]:
-        """Their rows, without the configuration."""
-        return [row_of(device, enabled=self._switches[device.device_id]) for device in self._changed.values()]
-
-    def config_rows(self) -> list[DeviceRow]:
-        """Rows of those whose configuration differs."""
-        found = [device for device_id, device in self._changed.items() if device_id in self._configured]
-        return [row_of(device, enabled=self._switches[device.device_id], with_config=True) for device in found]
+        """Their rows, with the configuration where that differs."""
+        return [
+            row_of(device, enabled=self._switches[device_id], with_config=device_id in self._configured)
+            for device_id, device in self._changed.items()
+        ]
 
     def undo(self) -> None:
         """Nothing was stored: the index is as it was."""

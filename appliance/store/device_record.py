@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 from pydantic_core import from_json, to_json
 
@@ -46,8 +46,9 @@ def device_of(
     )
 
 
-def row_of(device: Device, *, enabled: bool, with_config: bool = False) -> DeviceRow:
-    """The row of a device; ``enabled`` is the switch, which a device that cannot be served may have on."""
+def row_of(device: Device, *, enabled: bool, with_config: bool = False, with_topics: bool = True) -> DeviceRow:
+    """The row of a device; ``enabled`` is the switch, which a device that cannot be served may have on. Configuration
+    and topics cost most to write, and most changes leave them as they are."""
     return DeviceRow(
         device_id=device.device_id,
         serial=device.serial,
@@ -55,7 +56,6 @@ def row_of(device: Device, *, enabled: bool, with_config: bool = False) -> Devic
         valid_from=device.valid_from,
         login_generation=device.login_generation,
         enabled=int(enabled),
-        # most changes leave it as it is, and it is what costs most to write
         config=device.config.model_dump_json() if with_config else "",
         firmware_version=device.firmware_version,
         hardware=device.hardware,
@@ -65,8 +65,8 @@ def row_of(device: Device, *, enabled: bool, with_config: bool = False) -> Devic
         secret_version=device.secret_version,
         told=write_told(device.told),
         taken=write_told(device.taken),
-        topics=write_topics([device.topics]),
-        earlier=write_topics(device.earlier) if device.earlier else None,
+        topics=write_topics([device.topics]) if with_topics else None,
+        earlier=write_topics(device.earlier) if with_topics and device.earlier else None,
     )
 
 
@@ -88,7 +88,7 @@ def read_told(text: str | None) -> Told | None:
 
 def write_topics(topics: Iterable[DeviceTopics]) -> str:
     """Lists of names as JSON."""
-    return to_json([asdict(each) for each in topics]).decode()
+    return to_json(list(topics)).decode()
 
 
 def read_topics(text: str | None) -> tuple[DeviceTopics, ...]:

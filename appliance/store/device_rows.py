@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -167,7 +167,12 @@ def _retire_former(connection: sqlite3.Connection, serial: str, device_id: str) 
         connection.execute("DELETE FROM devices WHERE device_id = ?", former[:1])
 
 
-def remove(connection: sqlite3.Connection, *, device_ids: Iterable[str]) -> None:
+def remove(
+    connection: sqlite3.Connection,
+    *,
+    device_ids: Iterable[str],
+    also: Callable[[sqlite3.Connection], object] | None = None,
+) -> None:
     """End pairings. The tokens stay known, so that none of them leads anywhere again; so do the generations."""
     for device_id in device_ids:
         connection.execute(
@@ -176,6 +181,8 @@ def remove(connection: sqlite3.Connection, *, device_ids: Iterable[str]) -> None
             (device_id,),
         )
         connection.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
+    if also is not None:
+        also(connection)
 
 
 _NOTED = ("valid_from", "login_generation", "first_login_at_ms", "firmware_version", "hardware", "told", "taken")
@@ -187,10 +194,10 @@ def note(connection: sqlite3.Connection, *, rows: Iterable[DeviceRow]) -> None:
     _update(connection, _NOTED, rows)
 
 
-def change(connection: sqlite3.Connection, *, rows: Iterable[DeviceRow], configs: Iterable[DeviceRow]) -> None:
-    """Store changes of devices; of those in ``configs`` the configuration too."""
+def change(connection: sqlite3.Connection, *, rows: Sequence[DeviceRow]) -> None:
+    """Store changes of devices; the configuration where the row has one."""
     _update(connection, _CHANGED, rows)
-    _update(connection, ("config",), configs)
+    _update(connection, ("config",), [row for row in rows if row.config])
 
 
 def _update(connection: sqlite3.Connection, columns: Sequence[str], rows: Iterable[DeviceRow]) -> None:

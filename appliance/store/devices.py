@@ -218,18 +218,21 @@ class DeviceRegistry:
                 planned.add(update)
             changed = planned.changed
             if changed:
-                job = partial(rows.change, rows=planned.rows(), configs=planned.config_rows())
+                job = partial(rows.change, rows=planned.rows())
                 await self._commit(job, lambda _: self._install_all(changed), undo=planned.undo)
             return planned.refused
 
-    async def remove(self, device_ids: Collection[str]) -> list[str]:
+    async def remove(
+        self, device_ids: Collection[str], *, also: Callable[[sqlite3.Connection], object] | None = None
+    ) -> list[str]:
         """End pairings for good: their secrets open nothing any more, their tokens lead nowhere, and a later pairing of
-        the same id goes on counting its generations. Which of them there were. :class:`StoreUnavailableError`."""
+        the same id goes on counting its generations. Which of them there were; if any, ``also`` runs in the same
+        transaction. :class:`StoreUnavailableError`."""
         async with self._changing:
             there = [device for device_id in dict.fromkeys(device_ids) if (device := self._by_id.get(device_id))]
             if there:
                 ids = [device.device_id for device in there]
-                await self._commit(partial(rows.remove, device_ids=ids), lambda _: self._forget_all(there))
+                await self._commit(partial(rows.remove, device_ids=ids, also=also), lambda _: self._forget_all(there))
             return [device.device_id for device in there]
 
     async def end_earlier(self, device_ids: Collection[str]) -> None:
@@ -239,7 +242,7 @@ class DeviceRegistry:
             changed = [replace(device, earlier=()) for device in found]
             if changed:
                 new_rows = [row_of(device, enabled=device.disabled_reason != SWITCHED_OFF) for device in changed]
-                job = partial(rows.change, rows=new_rows, configs=[])
+                job = partial(rows.change, rows=new_rows)
 
                 def apply(_: None) -> None:
                     for device in changed:
@@ -262,7 +265,9 @@ class DeviceRegistry:
                 if device is not None and (new := noted(device, note, now_ms=now_ms)) != device:
                     changes.append(new)
             if changes:
-                job = partial(rows.note, rows=[row_of(device, enabled=device.enabled) for device in changes])
+                job = partial(
+                    rows.note, rows=[row_of(device, enabled=device.enabled, with_topics=False) for device in changes]
+                )
                 await self._commit(job, lambda _: self._install_all(changes))
 
     async def _commit(

@@ -95,11 +95,54 @@ class DeviceSummary(_Answer):
     open_commands: int
 
 
+class ConfigurationStatus(_Answer):
+    """Which configuration a device should have, was told, and is known to have."""
+
+    version: int
+    told_version: int | None
+    taken_version: int | None
+    current: bool
+    """Whether it has all of its present configuration."""
+    earlier_topics: int
+    """Sets of topics that it had before and may still use."""
+    refused: str | None
+    """Why a newer configuration from Odoo is not taken over."""
+    problem: str | None
+    """Why it cannot be told over MQTT."""
+
+
+class SecretStatus(_Answer):
+    """Which secrets of a device open the door, by their numbers."""
+
+    generation: int
+    used_generation: int | None
+    """The newest that it has logged in with."""
+    valid_from: int
+    pending: bool
+    """Whether nobody has logged in with the newest one yet."""
+
+
+class RotatedAnswer(_Answer):
+    """The device is to get a new secret."""
+
+    device_id: str
+    secret: SecretStatus
+
+
+class DeviceRemoved(_Answer):
+    """The pairing has ended."""
+
+    device_id: str
+    removed: Literal[True]
+
+
 class DeviceAnswer(DeviceSummary):
     """A device in full. ``counters``: its line of the ledger, and ``refusals`` with what was dropped and why."""
 
     hardware: str | None
     config_version: int
+    configuration: ConfigurationStatus
+    secret: SecretStatus
     paired_at: str | None
     first_login_at: str | None
     counters: dict[str, Any]

@@ -18,6 +18,7 @@ from appliance.web.bodies import BodyLimit
 from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
 from appliance.web.dead_letters import DeadLetterRoutes
+from appliance.web.devices import DeviceRoutes
 from appliance.web.ledger import LedgerRoutes
 from appliance.web.metrics import MetricsRoute
 from appliance.web.mqtt_socket import PATH as MQTT_PATH
@@ -64,6 +65,7 @@ def create_app(
     status = StatusRoutes(services, guard, table)
     config = ConfigRoutes(services, guard)
     commands = CommandRoutes(services.commands)
+    devices = DeviceRoutes(services.changes)
     ledger = LedgerRoutes(services.ledger)
     letters = DeadLetterRoutes(services.dead_letters)
     metrics = MetricsRoute(services.metrics)
@@ -84,6 +86,8 @@ def create_app(
         _Line("GET", "/api/v1/command/{command_id}", commands.status),
         _Line("DELETE", "/api/v1/command/{command_id}", commands.cancel),
         _Line("GET", "/api/v1/device/{device_id}/status", status.device),
+        _Line("POST", "/api/v1/device/{device_id}/rotate", devices.rotate),
+        _Line("DELETE", "/api/v1/device/{device_id}", devices.remove),
         _Line("GET", "/api/v1/devices/status", status.devices),
         _Line("GET", "/api/v1/buffer", status.buffer),
         _Line("GET", "/metrics", metrics.metrics, scope="metrics"),

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from appliance.contract.device import ConfigAnswer, ConfigErrorCode, ConfigOk, ConfigPending, ConfigRequest, encode
 from appliance.contract.problems import Problem, ProblemCode
 from appliance.errors import RequestError
+from appliance.services.limits import FailureLimiter
 from appliance.store.devices import Device
 from appliance.web.auth import KeyGuard, basic_credentials, source_address
 from appliance.web.bodies import json_response, parse, read_json
@@ -25,6 +26,8 @@ _REFUSALS: dict[ConfigErrorCode, tuple[int, ProblemCode]] = {
     "rate_limited": (429, "rate_limited"),
 }
 RATE_LIMITED_RETRY_S = 30
+MOST_PER_DEVICE, WINDOW_S = 30, 60.0
+"""A device that asks over and over again, having shown its secret."""
 MOST_BYTES = 16 * 1024
 """Of a request; strangers send it, and reading a megabyte of JSON holds everybody else up."""
 
@@ -35,6 +38,7 @@ class ConfigRoutes:
     def __init__(self, services: WebServices, guard: KeyGuard) -> None:
         self._services = services
         self._guard = guard
+        self._asked = FailureLimiter(most=MOST_PER_DEVICE, window_s=WINDOW_S, clock=services.clock)
 
     @describes(
         ConfigOk,
@@ -63,6 +67,11 @@ class ConfigRoutes:
         if not device.enabled:
             detail = f"this device may not connect: {device.disabled_reason}"
             return problem_response(Problem(403, "device_disabled", detail))
+        wait_s = self._asked.wait_s(device_id)
+        if wait_s:
+            detail = f"this device has asked {MOST_PER_DEVICE} times within {WINDOW_S:g} s"
+            return problem_response(Problem(429, "rate_limited", detail, retry_after_s=wait_s))
+        self._asked.failed(device_id)
         return await self._serve_paired(request, device, generation)
 
     async def _serve_paired(self, request: Request, device: Device, generation: int) -> Response:
@@ -74,8 +83,9 @@ class ConfigRoutes:
         pairing.note_login(device.device_id, generation)
         if asked.token is not None:
             return _response(await pairing.answer(asked, source_address=source_address(request)))
-        pairing.note_request(device, asked)
-        return _response(pairing.current(device, request_id=asked.request_id, ca=asked.ca_pem is not False))
+        pairing.notes.shown(device, firmware_version=asked.firmware_version, hardware=asked.hardware)
+        ca = asked.ca_pem is not False
+        return _response(pairing.current(device, generation=generation, request_id=asked.request_id, ca=ca))
 
 
 def _response(answer: ConfigAnswer) -> Response:

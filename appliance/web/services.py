@@ -9,7 +9,9 @@ from typing import Any, Literal, Protocol
 from appliance.contract.command import CommandStatus, SendCommand
 from appliance.contract.times import Clock
 from appliance.services.api_keys import ApiKeys
+from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
+from appliance.services.device_changes import DeviceService
 from appliance.services.pairing import PairingService
 from appliance.services.presence import Presence
 from appliance.store.buffer import Backlog
@@ -65,6 +67,8 @@ class WebServices:
     registry: DeviceRegistry
     credentials: Credentials
     pairing: PairingService
+    push: ConfigPush
+    changes: DeviceService
     commands: Commands
     presence: Callable[[str], Presence]
     counters: Callable[[str], Awaitable[Mapping[str, Any]]]

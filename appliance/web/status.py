@@ -16,6 +16,7 @@ from appliance.store.devices import Device
 from appliance.web.answers import BufferAnswer, DeviceAnswer, DevicesAnswer, HealthAnswer, RootAnswer
 from appliance.web.auth import KeyGuard
 from appliance.web.bodies import json_response, parse
+from appliance.web.devices import configuration_status, secret_status
 from appliance.web.routes import Media, describes
 from appliance.web.services import WebServices
 
@@ -109,6 +110,8 @@ class StatusRoutes:
         content = self._summary(device) | {
             "hardware": device.hardware,
             "config_version": device.config_version,
+            "configuration": configuration_status(device, self._services.push, self._services.changes),
+            "secret": secret_status(device),
             "paired_at": _time(device.paired_at_ms),
             "first_login_at": _time(device.first_login_at_ms),
             "counters": await self._services.counters(device_id),

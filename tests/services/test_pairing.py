@@ -197,7 +197,7 @@ async def test_the_certificate_comes_over_http_and_over_mqtt_only_when_asked_for
 
 async def test_a_paired_device_gets_its_present_configuration_without_the_secret(box: Box) -> None:
     await box.ask()
-    answer = box.service.current(box.device(), request_id="x")
+    answer = box.service.current(box.device(), generation=1, request_id="x")
     assert (answer.status, answer.request_id, answer.config_version) == ("ok", "x", 7)
     assert answer.mqtt.password is None
     assert Credentials(KEY).password("press-07", 1).encode() not in encode(answer)
@@ -621,45 +621,6 @@ async def test_requests_over_mqtt_that_have_no_answer_yet_are_bounded(start: Sta
         assert (await first.next())["status"] == (await second.next())["status"] == "ok"
         box.service.accept_request("SN-1", body(), "10.0.0.1", third)
         assert (await third.next())["status"] == "ok"
-
-
-@pytest.mark.parametrize("payload", [b"", b"{}", b'{"serial": "SN-1"}'])
-async def test_a_paired_connection_gets_its_configuration_without_secret_also_when_odoo_is_away(
-    box: Box, odoo: OdooSource, payload: bytes
-) -> None:
-    await box.ask()
-    odoo.fail = OdooUnavailableError("away")
-    replies = Replies()
-    box.service.accept_paired_request("press-07", payload, replies)
-    answer = await replies.next()
-    assert (answer["status"], answer["device_id"]) == ("ok", "press-07")
-    assert "password" not in answer["mqtt"]
-
-
-async def test_a_paired_connection_cannot_ask_for_another_serial_number(box: Box, odoo: OdooSource) -> None:
-    await box.ask()
-    odoo.issue("T-2", "SN-2", "press-08")
-    replies = Replies()
-    box.service.accept_paired_request("press-07", body("SN-2", "T-2"), replies)
-    assert (await replies.next())["code"] == "bad_request"
-    assert box.registry.get("press-08") is None
-
-
-async def test_a_paired_connection_with_a_new_token_gets_a_new_secret(box: Box, odoo: OdooSource) -> None:
-    await box.ask()
-    odoo.issue("T-2", "SN-1", "press-07")
-    replies = Replies()
-    box.service.accept_paired_request("press-07", body(token="T-2", request_id="r2"), replies)
-    assert (await replies.next())["mqtt"]["password"] == Credentials(KEY).password("press-07", 2)
-
-
-async def test_the_firmware_version_that_a_paired_device_names_is_kept(box: Box) -> None:
-    await box.ask()
-    changed = asyncio.Event()
-    box.registry.changed.append(lambda _: changed.set())
-    box.service.accept_paired_request("press-07", b'{"firmware_version": "2.0.0"}', Replies())
-    await asyncio.wait_for(changed.wait(), 5)
-    assert box.device().firmware_version == "2.0.0"
 
 
 async def test_an_answer_larger_than_the_devices_packet_is_an_error_instead_of_silence(

@@ -22,7 +22,9 @@ from appliance.contract.times import Clock
 from appliance.contract.topics import TopicTemplates
 from appliance.errors import RequestError, UnknownCommandError, UnknownDeviceError
 from appliance.services.api_keys import ApiKeys
+from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
+from appliance.services.device_changes import DeviceService
 from appliance.services.pairing import BrokerAddress, PairingService
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Backlog, Buffer
@@ -240,6 +242,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         registry=registry,
         credentials=credentials,
         pairing=pairing,
+        push=ConfigPush(registry=registry, pairing=pairing, clock=clock),
+        changes=DeviceService(registry=registry, database=database),
         commands=commands,
         presence=presence.status,
         counters=counters,

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from appliance.errors import OdooRefusedError, OdooUnavailableError
+from appliance.web.config import MOST_PER_DEVICE
 from tests.web.conftest import CA_PEM, KEY, World, problem
 
 PATH = "/api/v1/config/download"
@@ -164,3 +165,49 @@ async def test_an_answer_is_the_configuration_even_where_an_api_key_is_sent(clie
 async def test_strangers_may_not_make_it_read_more_than_a_request_is_long(client: httpx.AsyncClient) -> None:
     response = await client.post(PATH, content=b'{"serial": "' + b"x" * 16_384 + b'"}')
     assert (response.status_code, problem(response)["code"]) == (413, "too_large")
+
+
+async def test_a_paired_device_is_told_a_rotated_secret_when_it_shows_the_one_before_and_only_then(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.pair("press-07", "SN-1")
+    await world.services.changes.rotate("press-07")
+    first, second = (world.credentials.password("press-07", generation) for generation in (1, 2))
+    response = await client.post(PATH, auth=("press-07", first))
+    assert response.json()["mqtt"]["password"] == second
+    # the answer may have got lost
+    assert (await client.post(PATH, auth=("press-07", first))).json()["mqtt"]["password"] == second
+    changed = asyncio.Event()
+    world.registry.changed.append(lambda device: changed.set() if device.login_generation == 2 else None)
+    response = await client.post(PATH, auth=("press-07", second))
+    assert (response.status_code, "password" in response.json()["mqtt"]) == (200, False)
+    await asyncio.wait_for(changed.wait(), 5)
+    assert (await client.post(PATH, auth=("press-07", first))).status_code == 401
+
+
+async def test_a_device_that_asks_again_and_again_with_its_secret_is_slowed_down_and_no_other(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    await world.pair("press-07", "SN-1")
+    await world.pair("press-08", "SN-2")
+    login = ("press-07", world.credentials.password("press-07", 1))
+    answers = [(await client.post(PATH, auth=login)) for _ in range(MOST_PER_DEVICE + 1)]
+    assert {answer.status_code for answer in answers[:-1]} == {200}
+    assert (answers[-1].status_code, problem(answers[-1])["code"]) == (429, "rate_limited")
+    assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+    other = ("press-08", world.credentials.password("press-08", 1))
+    assert (await client.post(PATH, auth=other)).status_code == 200
+    world.clock.ahead += 61
+    assert (await client.post(PATH, auth=login)).status_code == 200
+
+
+async def test_guesses_at_a_device_do_not_lock_it_out(world: World) -> None:
+    await world.pair("press-07", "SN-1")
+    app = world.app()
+    async with world.client(app) as stranger:
+        for _ in range(25):
+            response = await stranger.post(PATH, auth=("press-07", "guess"))
+        assert response.status_code == 429
+        # behind a proxy it has the same address
+        login = ("press-07", world.credentials.password("press-07", 1))
+        assert (await stranger.post(PATH, auth=login)).status_code == 200

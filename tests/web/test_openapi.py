@@ -156,6 +156,8 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         ("DELETE", f"{command}/c-1", None),
         ("GET", "/api/v1/device/press-07/status", None),
         ("GET", "/api/v1/devices/status", None),
+        ("POST", "/api/v1/device/press-07/rotate", None),
+        ("DELETE", "/api/v1/device/press-08", None),
         ("GET", "/api/v1/ledger", None),
         ("GET", f"{letters}?payload=true", None),
         ("GET", f"{letters}/export", None),

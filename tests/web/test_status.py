@@ -69,6 +69,16 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
     for key in ("since", "for_s", "last_seen"):
         del answer["connection"][key]
     del answer["paired_at"], answer["time"]
+    assert answer.pop("configuration") == {
+        "version": answer["config_version"],
+        "told_version": None,
+        "taken_version": None,
+        "current": False,
+        "earlier_topics": 0,
+        "refused": None,
+        "problem": None,
+    }
+    assert answer.pop("secret") == {"generation": 1, "used_generation": None, "valid_from": 1, "pending": True}
     assert answer == {
         "device_id": "press-07",
         "serial": "SN-1",
