@@ -12,6 +12,7 @@ import pytest
 
 from appliance.contract.device import ConfigRequest
 from appliance.errors import StoreUnavailableError, UnknownDeviceError
+from appliance.services.device_changes import CHANGES_PER_JOB
 from appliance.store import changes_aside
 from tests.services.config_kit import Box, change, opened
 from tests.store.support import ManualClock
@@ -222,37 +223,36 @@ async def test_while_nothing_can_be_stored_changes_are_refused_as_a_whole(tmp_pa
 async def test_five_thousand_changes_do_not_hold_the_loop(tmp_path: Path) -> None:
     count = 5000
     async with opened(tmp_path, clock=ManualClock()) as box:
-        for number in range(count):
-            # not one by one through pair(): that waits for as many commits
-            box.odoo.issue(f"T-{number}", f"SN-{number}", f"press-{number}")
+        # not one by one through pair(): that waits for as many commits
         await box.database.run(lambda c: _many(c, count))
         await box.registry.load()
-        longest, stop = 0.0, asyncio.Event()
+        stop, turns = asyncio.Event(), [0]
+        box.registry.changed.append(lambda _: turns.__setitem__(-1, turns[-1] + 1))
+        longest_s = 0.0
 
         async def watch() -> None:
-            nonlocal longest
+            nonlocal longest_s
             while not stop.is_set():
-                begun = time.perf_counter()
+                turns.append(0)
+                begun_s = time.thread_time()  # this thread's own work, on a machine that others use too
                 await asyncio.sleep(0)
-                longest = max(longest, time.perf_counter() - begun)
+                longest_s = max(longest_s, time.thread_time() - begun_s)
 
         watching = asyncio.create_task(watch())
-        begun = time.perf_counter()
+        begun_s = time.thread_time()
         topics = {"telemetry": "plant/{device}/t", "command": "plant/{device}/c"}
-        await box.changes.apply(
-            [
-                change(f"press-{n}", config={"config_version": 2, "topics": topics}, secret_version=1)
-                for n in range(count)
-            ],
-            [],
-        )
-        took = time.perf_counter() - begun
+        config = {"config_version": 2, "topics": topics}
+        changes = [change(f"press-{number}", config=config, secret_version=1) for number in range(count)]
+        await box.changes.apply(changes, [])
         stop.set()
         await watching
         assert box.changes.applied == count
         assert {device.config_version for device in box.registry.all()} == {2}
-        print(f"{count} changes in {took:.2f} s, the loop was held for {longest * 1000:.1f} ms at most")
-        assert longest < 0.5, "shared machines are slow, but this is a hundred devices at a time"
+        print(
+            f"{count} changes: {time.thread_time() - begun_s:.2f} s of CPU, {longest_s * 1000:.1f} ms at a time at most"
+        )
+        assert max(turns) <= CHANGES_PER_JOB
+        assert longest_s < 0.2
 
 
 def _many(connection: Any, count: int) -> None:
