@@ -297,6 +297,7 @@ class Appliance:
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
                 page_at_the_box=settings.iiot_page_at_the_box,
+                stopping=self._stop.is_set,
             ),
             mqtt_sockets=self._mqtt_sockets,
         )

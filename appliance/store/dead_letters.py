@@ -175,23 +175,28 @@ class DeadLetters:
 
         await self._database.run(job)
 
-    async def retry_many(self, wanted: Filter, *, limit: int) -> Changed:
-        """Send again what fits, at most ``limit`` and in order; each chunk is one transaction."""
-        return await self._change(wanted, limit, self._retry, retrying=True)
+    async def retry_many(self, wanted: Filter, *, limit: int, enough: Callable[[], bool] = lambda: False) -> Changed:
+        """Send again what fits, at most ``limit`` and in order; each chunk is one transaction.
 
-    async def remove_many(self, wanted: Filter, *, limit: int) -> Changed:
-        """Remove for good what fits, at most ``limit``, and count it; each chunk is one transaction."""
+        ``enough`` is asked between two of them: whoever goes on later finds the place in the answer.
+        """
+        return await self._change(wanted, limit, self._retry, enough, retrying=True)
+
+    async def remove_many(self, wanted: Filter, *, limit: int, enough: Callable[[], bool] = lambda: False) -> Changed:
+        """Remove for good what fits, at most ``limit``, and count it; chunks and ``enough`` as above."""
 
         def removing(connection: sqlite3.Connection, rows: Sequence[ParkedRow]) -> None:
             remove(connection, rows, reason="operator", at_ms=self._database.clock.now_ms())
 
-        return await self._change(wanted, limit, removing, retrying=False)
+        return await self._change(wanted, limit, removing, enough, retrying=False)
 
-    async def _change(self, wanted: Filter, limit: int, change: Change, *, retrying: bool) -> Changed:
+    async def _change(
+        self, wanted: Filter, limit: int, change: Change, enough: Callable[[], bool], *, retrying: bool
+    ) -> Changed:
         newest = await self._bound(wanted)
         done = skipped = 0
         after: int | None = wanted.after
-        while after is not None and done + skipped < limit:
+        while after is not None and done + skipped < limit and not enough():
             job = partial(
                 _change, wanted, after, newest, min(CHANGED_ROWS, limit - done - skipped), change, retrying=retrying
             )

@@ -67,7 +67,7 @@ def create_app(
     commands = CommandRoutes(services.commands)
     devices = DeviceRoutes(services.changes)
     ledger = LedgerRoutes(services.ledger)
-    letters = DeadLetterRoutes(services.dead_letters)
+    letters = DeadLetterRoutes(services.dead_letters, clock=services.clock, stopping=services.stopping)
     metrics = MetricsRoute(services.metrics)
     keys = ApiKeyRoutes(services.api_keys)
     access = PageAccess(

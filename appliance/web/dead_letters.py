@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from appliance.contract.odoo import Kind, kind_name
-from appliance.contract.times import rfc3339, time_of
+from appliance.contract.times import Clock, rfc3339, time_of
 from appliance.errors import UnknownDeadLetterError
 from appliance.store.dead_letters import Changed, DeadLetter, DeadLetters, Filter
 from appliance.store.parked import MOST_PARKED, MOST_PARKED_BYTES
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MOST_PER_PAGE = 500
 MOST_AT_ONCE = 10_000
+MANY_WITHIN_S = 30.0
+"""A request for many that takes longer ends, and says where to go on; so it does when the appliance stops."""
 PAYLOAD_BYTES = 64 << 10
 """A longer payload is not part of a list; alone, and in the export, it is whole."""
 NDJSON = "application/x-ndjson"
@@ -84,8 +86,10 @@ class LettersOrder(LettersFilter):
 class DeadLetterRoutes:
     """``/api/v1/dead-letters/…``."""
 
-    def __init__(self, letters: DeadLetters) -> None:
+    def __init__(self, letters: DeadLetters, *, clock: Clock, stopping: Callable[[], bool]) -> None:
         self._letters = letters
+        self._clock = clock
+        self._stopping = stopping
 
     @describes(LettersAnswer, query=LettersQuery)
     async def list(self, request: Request) -> Response:
@@ -123,7 +127,7 @@ class DeadLetterRoutes:
     async def retry_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``; what is no whole message is skipped, and counted as that."""
         order = parse(LettersOrder, await read_json(request))
-        changed = await self._letters.retry_many(order.filter(), limit=order.limit)
+        changed = await self._letters.retry_many(order.filter(), limit=order.limit, enough=self._enough())
         log.info("%d parked messages are sent again, %d cannot be", changed.count, changed.skipped)
         return json_response(to_json({"retried": changed.count, "skipped": changed.skipped, **_rest(changed)}))
 
@@ -139,9 +143,14 @@ class DeadLetterRoutes:
     async def remove_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``, are removed for good and counted."""
         order = parse(LettersOrder, dict(request.query_params))
-        changed = await self._letters.remove_many(order.filter(), limit=order.limit)
+        changed = await self._letters.remove_many(order.filter(), limit=order.limit, enough=self._enough())
         log.warning("an operator removed %d parked messages", changed.count)
         return json_response(to_json({"removed": changed.count, **_rest(changed)}))
+
+    def _enough(self) -> Callable[[], bool]:
+        """When to leave the rest to the next request: it must be answered while the client, and the server, wait."""
+        end = self._clock.monotonic() + MANY_WITHIN_S
+        return lambda: self._stopping() or self._clock.monotonic() > end
 
     @describes(Media(NDJSON, {"$ref": "#/components/schemas/Letter"}), query=LettersFilter)
     async def export(self, request: Request) -> Response:

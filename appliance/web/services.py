@@ -79,5 +79,7 @@ class WebServices:
     metrics: Callable[[], Awaitable[Figures]]
     health: Callable[[], Health]
     ca_pem: str
+    stopping: Callable[[], bool] = lambda: False
+    """Whether the appliance is about to stop: what takes long must come to an end."""
     page_at_the_box: bool = True
     """Whether a browser on this very machine sees the status page without a key."""

@@ -123,7 +123,7 @@ async def test_status_says_by_its_exit_status_that_somebody_should_look(tmp_path
     nobody = f"http://127.0.0.1:{free_port()}"
     async with Installed(tmp_path, ODOO_BASE_URL=nobody, ODOO_API_KEY="k" * 20) as box:
         async with stopped(box) as (database, buffer):
-            buffer.append("press-07", Kind.TELEMETRY, b"{}", received_at_ms=1_795_341_600_000)
+            buffer.append("press-07", Kind.TELEMETRY, b"{}", received_at_ms=1_700_000_000_000)
             await database.run(lambda _: None)
         async with asyncio.timeout(WITHIN_S):
             while (status := await box.type("status")).status == Exit.OK:
@@ -164,7 +164,7 @@ async def park(box: Installed, count: int, *, message: str = "no rule takes it")
     """Readings of two devices that Odoo refused."""
     async with stopped(box) as (_, buffer):
         for number in range(count):
-            buffer.append(f"press-{number % 2}", Kind.TELEMETRY, b'{"n":%d}' % number, received_at_ms=1_795_341_600_000)
+            buffer.append(f"press-{number % 2}", Kind.TELEMETRY, b'{"n":%d}' % number, received_at_ms=1_700_000_000_000)
         await buffer.settle([], [Rejection(seq, "no_rule", message) for seq in range(1, count + 1)])
 
 

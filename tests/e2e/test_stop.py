@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from appliance.contract.odoo import Kind
+from appliance.store.buffer import Buffer, Rejection
+from appliance.store.database import Database
 from tests.bench.devices import device_names, pair_devices
 from tests.e2e.devices import RecordingDevice
 from tests.e2e.harness import Appliance, Server
 
 DEVICES = 10
+MANY = 10_000
+"""Dead letters: what the appliance can change within some seconds."""
 AT_LEAST = 200
 """Acknowledgements before the signal."""
 
@@ -68,3 +73,30 @@ async def test_a_stop_while_it_starts_leaves_a_folder_that_starts_again(tmp_path
     assert "Traceback" not in appliance.log
     async with appliance:
         assert await appliance.stop(timeout_s=10) == 0
+
+
+async def test_a_request_for_many_is_answered_when_the_appliance_stops_meanwhile(tmp_path: Path) -> None:
+    appliance = Appliance(tmp_path)
+    database = await Database.open(appliance.data_folder)
+    buffer = Buffer(database)
+    await buffer.load()
+    for number in range(MANY):
+        buffer.append("press-07", Kind.TELEMETRY, b"%d" % number, received_at_ms=1_700_000_000_000)
+    await buffer.settle([], [Rejection(seq, "no_rule", "no rule takes it") for seq in range(1, MANY + 1)])
+    await database.close()
+    letters = "/api/v1/dead-letters"
+    async with appliance, appliance.client(timeout=20) as client, asyncio.timeout(60):
+        retrying = asyncio.create_task(client.post(f"{letters}/retry", json={"all": True, "limit": MANY}))
+        while (await client.get(letters, params={"limit": 1})).json()["rows"] == MANY:
+            pass
+        appliance._process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+        answer = await retrying
+        assert answer.status_code == 200
+        assert answer.json()["next"] is not None, "it was to be interrupted"
+        assert await ended(appliance) == 0
+        retried = answer.json()["retried"]
+        await appliance.start()
+        assert (await client.get(letters, params={"limit": 1})).json()["rows"] == MANY - retried
+        ledger = (await client.get("/api/v1/ledger")).json()
+        assert (ledger["adds_up"], ledger["total"]["waiting"]) == (True, retried)
+    assert " ERROR " not in appliance.log

@@ -155,6 +155,53 @@ async def test_many_are_retried_with_a_filter_and_in_steps(world: World, api: ht
     assert (counts["waiting"], counts["parked"]) == (5, 1)
 
 
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_a_request_for_many_ends_when_the_appliance_stops_and_says_where_to_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(dead_letters, "CHANGED_ROWS", 2)
+    await refuse(world, *(b"%d" % number for number in range(10)))
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    async def send(api: httpx.AsyncClient, after: int) -> dict[str, Any]:
+        if method == "POST":
+            return (await api.post(f"{PATH}/retry", json={"all": True, "after": after})).json()  # type: ignore[no-any-return]
+        return (await api.delete(PATH, params={"all": "true", "after": after})).json()  # type: ignore[no-any-return]
+
+    done = "retried" if method == "POST" else "removed"
+    async with world.client(world.app(stopping=stopping)) as api:
+        api.headers.update(AUTHORIZED)
+        answer = await send(api, 0)
+        assert (answer[done], answer["next"]) == (4, 4)
+        answer = await send(api, answer["next"])
+        assert (answer[done], answer["next"]) == (0, 4)
+        asked = -100
+        answer = await send(api, answer["next"])
+        assert (answer[done], answer["next"]) == (6, None)
+        assert (await total(api))["parked"] == 0
+
+
+async def test_a_request_for_many_is_answered_while_somebody_waits(
+    world: World, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "CHANGED_ROWS", 1)
+    await refuse(world, b"1", b"2", b"3")
+    change = dead_letters.take_off
+
+    def slow(*arguments: Any) -> None:
+        world.clock.ahead += 20
+        change(*arguments)
+
+    monkeypatch.setattr(dead_letters, "take_off", slow)
+    answer = (await api.post(f"{PATH}/retry", json={"all": True})).json()
+    assert (answer["retried"], answer["next"]) == (2, 2)
+
+
 async def test_what_is_removed_is_counted_and_listed(world: World, api: httpx.AsyncClient) -> None:
     await refuse(world, b"1", b"2", b"3")
     await refuse(world, b"4", device="mixer-1")
