@@ -206,7 +206,10 @@ def parse_packet_id(data: bytes, start: int, end: int) -> int:
     """The packet id of PUBACK, PUBREC, PUBREL or PUBCOMP."""
     if end - start != 2:
         raise ProtocolError("an acknowledgement of a wrong length")
-    return data[start] << 8 | data[start + 1]
+    packet_id = data[start] << 8 | data[start + 1]
+    if not packet_id:
+        raise ProtocolError("packet id 0")
+    return packet_id
 
 
 def check_flags(header: int, start: int, end: int) -> int:

@@ -49,7 +49,9 @@ class UnpairedSession(Session):
             self.connection.write(frames.PUBCOMP_HEAD + packet_id.to_bytes(2, "big"))
         elif kind == frames.DISCONNECT:
             self.connection.close("closed by the device", graceful=True)
-        elif kind not in (frames.PUBACK, frames.PUBREC, frames.PUBCOMP):
+        elif kind in (frames.PUBACK, frames.PUBREC, frames.PUBCOMP):
+            frames.parse_packet_id(data, start, end)
+        else:
             raise ProtocolError("a packet that a client must not send here")
 
     def _subscribe(self, packet_id: int, filters: list[tuple[str, int]]) -> None:
