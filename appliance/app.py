@@ -243,7 +243,7 @@ class Appliance:
         self.health = HealthService(
             database=self.database,
             buffer=self.buffer,
-            listener=self.broker.listener,
+            broker=self.broker,
             presence=self.presence,
             gateway_clock=self.observers.gateway_clock,
             uplink=self.uplink_state,
@@ -269,7 +269,7 @@ class Appliance:
             buffer=self.buffer,
             dead_letters=dead_letters,
             registry=self.registry,
-            listener=listener,
+            broker=self.broker,
             presence=self.presence,
             commands=self.commands,
             health=self.health,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from appliance import __version__
-from appliance.broker.listener import Listener
+from appliance.broker.server import EmbeddedBroker
 from appliance.errors import StoreUnavailableError
 from appliance.health import HealthService
 from appliance.services.commands import CommandService
@@ -33,7 +33,7 @@ class FigureService:
         buffer: Buffer,
         dead_letters: DeadLetters,
         registry: DeviceRegistry,
-        listener: Listener,
+        broker: EmbeddedBroker,
         presence: PresenceService,
         commands: CommandService,
         health: HealthService,
@@ -43,7 +43,7 @@ class FigureService:
         self._buffer = buffer
         self._dead_letters = dead_letters
         self._registry = registry
-        self._listener = listener
+        self._broker = broker
         self._presence = presence
         self._commands = commands
         self._health = health
@@ -68,15 +68,20 @@ class FigureService:
         with suppress(StoreUnavailableError):
             total, _ = await self._database.run(read_total)
             store = StoreFigures(total=total, stock=await self._dead_letters.stock())
-        uplink = self._uplink()
+        uplink, passed_on = self._uplink(), self._broker.passed_on()
         return Figures(
             version=__version__,
             store=store,
             backlog=self._buffer.backlog(),
             now_ms=self._database.clock.now_ms(),
             queued=self._database.queued,
-            connections=self._listener.connections,
-            connections_accepted=self._listener.accepted,
+            connections=self._broker.listener.connections,
+            connections_accepted=self._broker.listener.accepted,
+            viewer_sessions=passed_on.viewers,
+            local_sessions=passed_on.machines,
+            passed_on_dropped=passed_on.dropped,
+            passed_on_stalled=passed_on.stalled,
+            local_subscriptions_refused=passed_on.subscriptions_refused,
             devices_online=self._presence.online,
             devices_paired=len(self._registry),
             commands_open=self._commands.open_total,

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from appliance.broker.listener import Listener
+from appliance.broker.seams import PassedOn
+from appliance.broker.server import EmbeddedBroker
 from appliance.contract.times import Clock, rfc3339
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.presence import PresenceService
@@ -33,7 +34,7 @@ class HealthService:
         *,
         database: Database,
         buffer: Buffer,
-        listener: Listener,
+        broker: EmbeddedBroker,
         presence: PresenceService,
         gateway_clock: GatewayClock,
         uplink: Callable[[], UplinkState],
@@ -43,7 +44,7 @@ class HealthService:
     ) -> None:
         self._database = database
         self._buffer = buffer
-        self._listener = listener
+        self._broker = broker
         self._presence = presence
         self._gateway_clock = gateway_clock
         self._uplink = uplink
@@ -92,6 +93,7 @@ class HealthService:
         sync = self._sync()
         if sync is not None:
             reasons += sync.problems(self._clock.now_ms())
+        reasons += _passed_on_reasons(self._broker.passed_on())
         if self._disk and self._disk["free_bytes"] < (1 - WARN_SHARE) * self._disk["total_bytes"]:
             share = 100 * self._disk["free_bytes"] // self._disk["total_bytes"]
             reasons.append(f"only {share} % of the disk is free")
@@ -105,9 +107,10 @@ class HealthService:
         oldest_ms = backlog.oldest_received_at_ms
         return {
             "broker": {
-                "connections": self._listener.connections,
+                "connections": self._broker.listener.connections,
                 "devices_online": self._presence.online,
             },
+            "passed_on": asdict(self._broker.passed_on()),
             "buffer": {
                 "waiting": backlog.waiting,
                 "parked": backlog.parked,
@@ -120,6 +123,18 @@ class HealthService:
             "disk": self._disk,
             "clock": {"plausible": self._gateway_clock.doubt is None, "doubt": self._gateway_clock.doubt},
         }
+
+
+def _passed_on_reasons(passed_on: PassedOn) -> list[str]:
+    reasons = []
+    if passed_on.stalled:
+        reasons.append(
+            "nothing is passed on to viewers and between machines: amqtt does not keep up; readings and commands do "
+            "not depend on it"
+        )
+    if passed_on.full and passed_on.subscriptions_refused:
+        reasons.append(f"local topics are refused to further devices: {passed_on.machines} have them, and no more can")
+    return reasons
 
 
 def _disk(path: Path) -> dict[str, int]:

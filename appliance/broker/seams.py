@@ -37,6 +37,28 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOn:
+    """How it stands with what is passed on to viewers and between machines; counts are since the start."""
+
+    viewers: int
+    """Sessions of viewers, connected or away."""
+    machines: int
+    """Sessions of devices with local subscriptions, connected or away."""
+    waiting: int
+    """Messages on their way into amqtt."""
+    dropped: int
+    """Messages that somebody who had subscribed did not get."""
+    publishes_refused: int
+    """What viewers published where they may not; that of devices is in the ledger."""
+    subscriptions_refused: int
+    """Local subscriptions of devices for which there was no room."""
+    stalled: bool
+    """Whether amqtt does not keep up, or does not work."""
+    full: bool
+    """Whether the next device that subscribes to local topics will be refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hooks:
     """Whom the listener tells; all are called on the event loop and must not wait."""
 

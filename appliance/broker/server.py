@@ -15,6 +15,7 @@ from appliance.broker.fan_out import FanOut
 from appliance.broker.listener import Endpoint, Hooks, Limits, Listener
 from appliance.broker.local_traffic import LocalTraffic
 from appliance.broker.plugin import InterceptPlugin, Rights, plugin_configuration
+from appliance.broker.seams import PassedOn
 from appliance.contract.times import Clock
 from appliance.services.presence import PresenceService
 from appliance.store.packet_ids import PacketIds
@@ -90,6 +91,20 @@ class EmbeddedBroker:
         except BaseException:
             await self.stop()
             raise
+
+    def passed_on(self) -> PassedOn:
+        """How it stands with viewers and local topics."""
+        attached, local = self.attached, self.local
+        return PassedOn(
+            viewers=0 if attached is None else len(attached),
+            machines=0 if local is None else len(local),
+            waiting=len(self.fan_out),
+            dropped=self.fan_out.dropped + sum(part.dropped for part in (attached, local) if part is not None),
+            publishes_refused=0 if attached is None else attached.refused,
+            subscriptions_refused=0 if local is None else local.refused,
+            stalled=self.fan_out.stalled,
+            full=local is not None and local.full,
+        )
 
     async def run(self) -> None:
         """What has to be done while it serves, until cancelled."""

@@ -41,6 +41,11 @@ class Figures:
     """Rows and jobs that wait for the next commit."""
     connections: int
     connections_accepted: int
+    viewer_sessions: int
+    local_sessions: int
+    passed_on_dropped: int
+    passed_on_stalled: bool
+    local_subscriptions_refused: int
     devices_online: int
     devices_paired: int
     commands_open: int
@@ -115,9 +120,22 @@ def _now(figures: Figures) -> Iterator[Metric]:
     yield _gauge("iiot_mqtt_connections", "Open MQTT connections.", figures.connections)
     accepted = figures.connections_accepted
     yield _counter("iiot_mqtt_connections_accepted_total", "MQTT connections accepted since the start.", accepted)
+    yield from _passed_on(figures)
     yield _gauge("iiot_devices_online", "Devices that are connected.", figures.devices_online)
     yield _gauge("iiot_devices_paired", "Devices that are paired.", figures.devices_paired)
     yield _gauge("iiot_commands_open", "Commands neither answered nor given up.", figures.commands_open)
+
+
+def _passed_on(figures: Figures) -> Iterator[Metric]:
+    viewers, machines = figures.viewer_sessions, figures.local_sessions
+    yield _gauge("iiot_viewer_sessions", "Sessions of viewers, connected or away.", viewers)
+    yield _gauge("iiot_local_sessions", "Sessions of devices with local subscriptions, connected or away.", machines)
+    text = "Messages that a viewer or a machine did not get, since the start."
+    yield _counter("iiot_passed_on_dropped_total", text, figures.passed_on_dropped)
+    stalled = int(figures.passed_on_stalled)
+    yield _gauge("iiot_passed_on_stalled", "Whether nothing is passed on to viewers and machines: 1 or 0.", stalled)
+    text = "Local subscriptions of devices for which there was no room, since the start."
+    yield _counter("iiot_local_subscriptions_refused_total", text, figures.local_subscriptions_refused)
 
 
 def _uplink(figures: Figures) -> Iterator[Metric]:
