@@ -33,7 +33,6 @@ from appliance.odoo_link import OdooLink, begin
 from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
-from appliance.services.ota import OtaService
 from appliance.services.refusals import RefusalService
 from appliance.services.telemetry import TelemetryService
 from appliance.settings import Settings
@@ -43,6 +42,7 @@ from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
 from appliance.store.packet_ids import PacketIds
+from appliance.updating import build_updating
 from appliance.uplink.state import UplinkState
 from appliance.web.api import WebServices, create_app
 from appliance.web.mqtt_socket import MqttSockets
@@ -103,6 +103,17 @@ class Appliance:
             self.api_keys = ApiKeys(database=self.database, own_keys=[identity.api_key], clock=self.clock)
             await self.api_keys.load()
             self._build_uplink(identity, stack)
+            self.updating = await build_updating(
+                settings,
+                stack,
+                database=self.database,
+                registry=self.registry,
+                credentials=identity.credentials,
+                odoo=self._access,
+                clock=self.clock,
+                host=settings.iiot_advertised_host or identity.names[0],
+                http_port=http_socket.getsockname()[1],
+            )
             await self._start_broker(identity, stack)
             self.ports = Ports(
                 mqtt=self.broker.ports[0],
@@ -119,6 +130,7 @@ class Appliance:
             "broker": self.broker.run(),
             "devices": self.devices.run(),
             "commands": self.commands.run(),
+            **self.updating.tasks(),
             "refusals": self.refusals.run(),
             "observers": self.observers.run(),
             "health": self.health.run(),
@@ -171,7 +183,7 @@ class Appliance:
         self.telemetry = TelemetryService(database=self.database, buffer=self.buffer, presence=self.presence)
         self.observers.gateway_clock.changed.append(self.telemetry.mark)
         await self.observers.load()
-        self.ota = OtaService(database=self.database)
+        self.ota = self.updating.service
         self.commands = CommandService(outbox=Outbox(self.database), devices=self.registry, clock=clock)
         viewers = {}
         if settings.mqtt_broker_username and settings.mqtt_broker_password:
@@ -217,7 +229,7 @@ class Appliance:
         listener = self.broker.listener
         self.database.committed = listener.acknowledge
         self.database.withheld = listener.withhold
-        self.commands.transmit = listener.deliver
+        self.commands.transmit = self.ota.transmit = listener.deliver
         self.registry.changed.append(listener.device_changed)
         self.registry.removed.append(lambda device: listener.revoke(device.device_id))
         self.registry.removed.append(lambda device: self.observers.keeper.removed(device.device_id))
@@ -262,6 +274,7 @@ class Appliance:
                 devices=self.devices.changes,
                 api_url=f"{'https' if settings.http_use_tls else 'http'}://{host}:{self.ports.http}",
                 fingerprint=self.fingerprint,
+                updates=self.ota,
             )
         dead_letters = DeadLetters(database=self.database, buffer=self.buffer)
         figures = FigureService(
@@ -288,6 +301,9 @@ class Appliance:
                 push=self.devices.push,
                 changes=self.devices.changes,
                 commands=self.commands,
+                updates=self.ota,
+                firmware_files=self.updating.files,
+                firmware_downloads=self.updating.firmware,
                 presence=self.presence.status,
                 counters=figures.counters,
                 backlog=self.buffer.backlog,
@@ -315,10 +331,13 @@ class Appliance:
             self.commands.device_ready(device_id)
         elif topic == "config_response":
             self.devices.push.device_ready(device_id)
+        elif topic == "ota_notify":
+            self.ota.device_ready(device_id)
 
     def _device_gone(self, device_id: str) -> None:
         self.commands.device_gone(device_id)
         self.devices.push.device_gone(device_id)
+        self.ota.device_gone(device_id)
 
     def uplink_state(self) -> UplinkState:
         """How it stands with Odoo."""

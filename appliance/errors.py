@@ -14,12 +14,16 @@ ApplianceError
 │   ├── DeviceDisabledError
 │   ├── UnknownCommandError
 │   ├── CommandRefusedError
+│   ├── UnknownUpdateError
+│   ├── UpdateRefusedError
+│   ├── LinkRefusedError          a firmware link that opens nothing
 │   ├── UnknownDeadLetterError
 │   ├── NotRetryableError
 │   ├── UnknownApiKeyError
 │   ├── ApiKeyExistsError
 │   ├── TooManyApiKeysError
 │   └── BuiltinApiKeyError
+├── FirmwareError                a file that cannot be had, or cannot be kept; the text says why
 └── OdooError
     ├── OdooUnavailableError      try again later
     ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
@@ -124,6 +128,27 @@ class CommandRefusedError(RequestError):
     code: ProblemCode = "command_template"
 
 
+class UnknownUpdateError(RequestError):
+    """No update of this id is known."""
+
+    status = 404
+    code: ProblemCode = "unknown_update"
+
+
+class UpdateRefusedError(RequestError):
+    """An update that must not begin, or cannot be cancelled; the code says why."""
+
+    status = 409
+    code: ProblemCode = "update_open"
+
+
+class LinkRefusedError(RequestError):
+    """A firmware link that was not made here, has expired, or belongs to an update that was cancelled."""
+
+    status = 403
+    code: ProblemCode = "link_invalid"
+
+
 class UnknownDeadLetterError(RequestError):
     """No parked message has this id."""
 
@@ -164,6 +189,10 @@ class BuiltinApiKeyError(RequestError):
 
     status = 409
     code: ProblemCode = "builtin_api_key"
+
+
+class FirmwareError(ApplianceError):
+    """A firmware file cannot be fetched, is not what was ordered, or cannot be kept; the text says why."""
 
 
 class OdooError(ApplianceError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,10 @@ class BoundedHttp(HttpToolsProtocol):
     """How long a connection may take for the head of a request, or do nothing."""
     request_s = 90.0
     """How long a request may take, from its head to the last byte of its answer; longer than any route needs."""
+    slow_paths: tuple[str, ...] = ("/firmware/",)
+    """Of answers that may be long: there ``request_s`` is how long a client may go without taking any of it."""
+    slow_buffer_bytes = 128 * 1024
+    """What the kernel holds of such an answer: without a bound it is megabytes, and nobody sees a slow client read."""
     most_head_bytes = 32 * 1024
     """Of a request's head, or of anything else that is no body."""
     most_pipelined = 8
@@ -47,6 +52,7 @@ class BoundedHttp(HttpToolsProtocol):
     from which on uvicorn answers 503 to everybody."""
     _unread = 0
     _since = 0.0
+    _slow = False
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -110,12 +116,24 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request was answered; the next one may begin at once."""
+        self._slow = False
         self._give(self.idle_s)
         self._since = self.loop.time()
         super().on_response_complete()
 
+    def resume_writing(self) -> None:
+        """The client has taken what was written."""
+        super().resume_writing()
+        if self._slow and not self.transport.is_closing():
+            self._give(self.request_s)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Callable[..., Any]) -> None:
         self._give(self.request_s)
+        self._slow = cycle.scope["path"].startswith(self.slow_paths)
+        if self._slow:
+            self.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, self.slow_buffer_bytes
+            )
         super()._start_asgi_task(cycle, app)
 
     def _give(self, time_s: float | None) -> None:

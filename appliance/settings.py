@@ -140,6 +140,23 @@ class Settings(BaseSettings):
     iiot_history_hours: float = Field(24.0, ge=0, le=8760, description="how long what Odoo has is kept, in hours")
     iiot_history_mb: int = Field(256, ge=0, le=1 << 20, description="how much of it, in MiB")
 
+    iiot_firmware_max_mb: int = Field(256, ge=1, le=16_384, description="largest firmware file, in MiB")
+    iiot_firmware_quota_mb: int = Field(2048, ge=1, le=1 << 20, description="all firmware files together, in MiB")
+    iiot_firmware_hosts: str = Field(
+        "", description="hosts, with commas between, that firmware may come from besides Odoo; empty: any but this box"
+    )
+    iiot_firmware_base_url: str = Field(
+        "", description="address of the HTTP API in firmware links; empty: as devices are told to connect"
+    )
+    iiot_update_fetch_hours: float = Field(12.0, gt=0, le=8760, description="how long fetching a firmware may take")
+    iiot_update_offer_hours: float = Field(72.0, gt=0, le=8760, description="how long an update waits for its device")
+    iiot_update_download_hours: float = Field(
+        6.0, gt=0, le=8760, description="how long a device may go without a percent of its download"
+    )
+    iiot_update_install_minutes: float = Field(
+        60.0, gt=0, le=525_600, description="how long each step after the download may take"
+    )
+
     @property
     def topics(self) -> TopicTemplates:
         """The seven topic templates."""
@@ -188,7 +205,19 @@ class Settings(BaseSettings):
                 raise ValueError(f"{value!r} is already the topic of {field.upper()}")
         return value
 
-    @field_validator("odoo_base_url")
+    @field_validator("iiot_firmware_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        return ",".join(_host(part.strip()) for part in value.split(",") if part.strip())
+
+    @field_validator("iiot_firmware_quota_mb")
+    @classmethod
+    def _room_for_one(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("iiot_firmware_max_mb", 0):
+            raise ValueError("must not be less than IIOT_FIRMWARE_MAX_MB")
+        return value
+
+    @field_validator("odoo_base_url", "iiot_firmware_base_url")
     @classmethod
     def _base_url(cls, value: str) -> str:
         if not value:
@@ -199,9 +228,9 @@ class Settings(BaseSettings):
         except ValueError:
             usable = False
         if not usable or not value.isprintable() or " " in value:
-            raise ValueError("must look like https://odoo.example.com")
+            raise ValueError("must look like https://host.example.com")
         if url.username is not None or url.password is not None:
-            raise ValueError("must not hold a user name or password; the key belongs into ODOO_API_KEY")
+            raise ValueError("must not hold a user name or password; the key for Odoo belongs into ODOO_API_KEY")
         if url.query or url.fragment:
             raise ValueError("must not hold a query or fragment")
         return value.rstrip("/")

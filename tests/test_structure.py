@@ -49,7 +49,9 @@ FLOORS = {
     "odoo_link": {"contract", "store", "services", "uplink", "settings", "enrolment", "health"},
     "device_parts": {"contract", "store", "services", "broker", "identity"},
     "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
+    "updating": {"contract", "errors", "store", "services", "uplink", "settings"},
     "app": {
+        "updating",
         *("contract", "errors", "store", "services", "broker", "uplink", "web"),
         *("settings", "certificates", "identity", "observers", "figures", "health", "http_server", "socket_door"),
         *("enrolment", "odoo_link", "device_parts"),
@@ -256,7 +258,7 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "enrolment.py", "identity.py", "odoo_link.py", "cli/running.py")
+        for file in ("app.py", "enrolment.py", "identity.py", "odoo_link.py", "updating.py", "cli/running.py")
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

@@ -138,7 +138,9 @@ class UpdateStatus(BaseModel):
 
 
 def usable_url(url: str) -> str | None:
-    """Why a file cannot be fetched from this address, or ``None``."""
+    """Why a file cannot be fetched from this address, or ``None``. One that begins with ``/`` is one of Odoo's."""
+    if url.startswith("/") and not url.startswith("//") and url.isascii() and url.isprintable() and " " not in url:
+        return None
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

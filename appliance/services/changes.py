@@ -1,38 +1,49 @@
-"""Changes of commands on their way to the disk: gathered for one turn of the event loop, committed together."""
+"""Changes of commands or updates on their way to the disk: gathered for one turn of the loop, committed together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from appliance.errors import StoreUnavailableError
-from appliance.store.outbox import Change, Outbox, Outcome
+from appliance.store.outbox import Work
 
+OutcomeT = TypeVar("OutcomeT")
 CHANGES_PER_JOB = 64
 """A job of the writer stays below a few milliseconds."""
 
 
+class Rows(Protocol[OutcomeT]):
+    """The table that is changed."""
+
+    def submit(
+        self, changes: Sequence[Callable[[Work], OutcomeT]], *, receipt: object = None
+    ) -> asyncio.Future[list[OutcomeT]]:
+        """Make changes in one job, in their order; an outcome for each, after the commit."""
+
+
 @dataclass(slots=True)
-class _Pending:
+class _Pending(Generic[OutcomeT]):
     number: int
-    change: Change
-    then: Callable[[Outcome], None]
+    change: Callable[[Work], OutcomeT]
+    then: Callable[[OutcomeT], None]
     failed: Callable[[StoreUnavailableError], None] | None
 
 
-class ChangeQueue:
-    """Hands changes to the outbox in their order. When nothing can be stored, they wait for :meth:`retry`.
+class ChangeQueue(Generic[OutcomeT]):
+    """Hands changes to a table in their order. When nothing can be stored, they wait for :meth:`retry`.
 
     ``crashed`` is told of anything else that goes wrong: a mistake of ours, which must end the process.
     """
 
-    def __init__(self, outbox: Outbox, *, crashed: Callable[[BaseException], None]) -> None:
-        self._outbox = outbox
+    def __init__(self, rows: Rows[OutcomeT], *, crashed: Callable[[BaseException], None]) -> None:
+        self._rows = rows
         self._crashed = crashed
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[_Pending[OutcomeT]] = deque()
         self._added = 0
         self._flush_scheduled = False
         self.stalled = False
@@ -40,8 +51,8 @@ class ChangeQueue:
 
     def add(
         self,
-        change: Change,
-        then: Callable[[Outcome], None],
+        change: Callable[[Work], OutcomeT],
+        then: Callable[[OutcomeT], None],
         *,
         failed: Callable[[StoreUnavailableError], None] | None = None,
     ) -> None:
@@ -62,7 +73,7 @@ class ChangeQueue:
         pending = self._pending
         while pending:
             group = [pending.popleft() for _ in range(min(len(pending), CHANGES_PER_JOB))]
-            self._outbox.submit([item.change for item in group]).add_done_callback(partial(self._done, group))
+            self._rows.submit([item.change for item in group]).add_done_callback(partial(self._done, group))
 
     def retry(self) -> None:
         """Try again what could not be stored."""
@@ -73,7 +84,7 @@ class ChangeQueue:
         self._flush_scheduled = False
         self.flush()
 
-    def _done(self, group: list[_Pending], future: asyncio.Future[list[Outcome]]) -> None:
+    def _done(self, group: list[_Pending[OutcomeT]], future: asyncio.Future[list[OutcomeT]]) -> None:
         if future.cancelled():
             return
         error = future.exception()
@@ -88,7 +99,7 @@ class ChangeQueue:
         except Exception as bug:
             self._crashed(bug)
 
-    def _put_back(self, group: list[_Pending], error: StoreUnavailableError) -> None:
+    def _put_back(self, group: list[_Pending[OutcomeT]], error: StoreUnavailableError) -> None:
         self.stalled = True
         waiting = [*self._pending, *(item for item in group if item.failed is None)]
         self._pending = deque(sorted(waiting, key=lambda item: item.number))

@@ -78,7 +78,7 @@ class CommandService:
         self._wake = asyncio.Event()
         self._steady = SteadyClock(clock, machine=machine_start() if machine is None else machine)
         self._open = OpenCommands(sooner=self._sooner)
-        self._changes = ChangeQueue(outbox, crashed=self._crash)
+        self._changes: ChangeQueue[Outcome] = ChangeQueue(outbox, crashed=self._crash)
         self._delivery = Delivery(
             commands=self._open, changes=self._changes, devices=devices, now=self._moment, wake=self._wake.set
         )

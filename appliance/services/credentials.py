@@ -49,6 +49,10 @@ class Credentials:
         """The request id of a device that sends none: the same for each repeat of its request, also after a restart."""
         return f"auto-{self._digest('request', serial, token).hex()[:32]}"
 
+    def key(self, purpose: str) -> bytes:
+        """A key for something else than passwords, 32 bytes; the same after a restart."""
+        return self._digest("key", purpose)
+
     def _digest(self, *parts: str) -> bytes:
         message = "\0".join(parts).encode("utf-8", "surrogatepass")
         return hmac.new(self._key, message, hashlib.sha256).digest()

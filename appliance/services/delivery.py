@@ -62,7 +62,7 @@ class Delivery:
         self,
         *,
         commands: OpenCommands,
-        changes: ChangeQueue,
+        changes: ChangeQueue[Outcome],
         devices: DeviceLookup,
         now: Callable[[], Moment],
         wake: Callable[[], None],

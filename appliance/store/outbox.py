@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -22,6 +22,7 @@ from appliance.store.database import Database
 from appliance.store.messages import checksum, insert_rows
 from appliance.store.meta import get_meta, last_seq, set_meta
 
+T = TypeVar("T")
 RESPONSE_KEPT_BYTES = 4096
 """A longer answer is in its message to Odoo, not in the command's row."""
 LOAD_ROWS = 500
@@ -146,7 +147,7 @@ class Work:
         self._messages.append((device, int(kind), None, received_at_ms, 0, None, payload, crc))
 
     @classmethod
-    def do(cls, changes: Sequence[Change], connection: sqlite3.Connection) -> list[Outcome]:
+    def do(cls, changes: Sequence[Callable[[Work], T]], connection: sqlite3.Connection) -> list[T]:
         """Make changes, in their order."""
         work = cls(connection)
         outcomes = [change(work) for change in changes]

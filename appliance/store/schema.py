@@ -114,6 +114,13 @@ def m007_qos2_open(tables: Tables) -> None:
     )
 
 
+@migrations()
+def m008_updates(tables: Tables) -> None:
+    """Firmware updates of devices."""
+    for statement in _UPDATES.split(";\n"):
+        tables.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))
@@ -313,4 +320,37 @@ CREATE TABLE standing (                       -- database_uuid, cursor, gaps, co
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID
+"""
+
+_UPDATES = """
+CREATE TABLE updates (                        -- firmware updates; settled ones go by age and number
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    update_id TEXT NOT NULL UNIQUE,
+    device TEXT NOT NULL,
+    action TEXT NOT NULL,
+    digest BLOB NOT NULL,                     -- of the request, to tell a repeat from a contradiction
+    params TEXT NOT NULL,                     -- JSON, as ordered
+    sha256 TEXT,                              -- of the file; NULL until it is known
+    size INTEGER,
+    created_at_ms INTEGER NOT NULL,           -- wall clock
+    state TEXT NOT NULL,
+    reason TEXT,
+    error TEXT,
+    progress REAL,                            -- percent, as the device said
+    from_device INTEGER NOT NULL,             -- whether the device has said how it ended
+    acknowledged INTEGER NOT NULL,            -- PUBACK of what the device was sent last
+    deliveries INTEGER NOT NULL,              -- of that, counted before the bytes go out
+    link_expires_ms INTEGER,                  -- steady clock
+    deadline_ms INTEGER NOT NULL,             -- steady clock: end of the present state
+    touched_ms INTEGER NOT NULL,              -- steady clock: last change
+    settled_ms INTEGER,                       -- steady clock; NULL while the update is open
+    new_version TEXT,                         -- to be written to the device's row
+    history TEXT NOT NULL                     -- JSON objects, one per change, separated by commas
+) STRICT;
+
+CREATE UNIQUE INDEX updates_open ON updates (device) WHERE settled_ms IS NULL;
+
+CREATE INDEX updates_settled ON updates (settled_ms) WHERE settled_ms IS NOT NULL;
+
+CREATE INDEX updates_to_note ON updates (position) WHERE new_version IS NOT NULL
 """

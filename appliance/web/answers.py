@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from appliance.contract.command import CommandState
+from appliance.contract.ota import DownloadStatus, UpdateState
 from appliance.services.api_keys import Scope
 
 Status = Literal["ok", "degraded", "failing"]
@@ -83,6 +84,17 @@ class Connection(_Answer):
     """That several clients fight over its device id."""
 
 
+class OpenUpdate(_Answer):
+    """A firmware update that has not ended; ``download``: what the device has fetched since the appliance's start."""
+
+    update_id: str
+    action: str
+    state: UpdateState
+    version: str | None
+    progress: float | None
+    download: DownloadStatus | None
+
+
 class DeviceSummary(_Answer):
     """A device in short."""
 
@@ -93,6 +105,7 @@ class DeviceSummary(_Answer):
     firmware_version: str | None
     last_telemetry: str | None
     open_commands: int
+    open_update: OpenUpdate | None
 
 
 class ConfigurationStatus(_Answer):
@@ -155,6 +168,13 @@ class DevicesAnswer(_Answer):
     devices: list[DeviceSummary]
     next: str | None
     paired: int
+
+
+class UpdateAccepted(_Answer):
+    """The state that an order begins with."""
+
+    update_id: str
+    state: UpdateState
 
 
 class CommandAccepted(_Answer):

@@ -19,11 +19,13 @@ from appliance.web.commands import CommandRoutes
 from appliance.web.config import ConfigRoutes
 from appliance.web.dead_letters import DeadLetterRoutes
 from appliance.web.devices import DeviceRoutes
+from appliance.web.firmware import FirmwareRoute
 from appliance.web.ledger import LedgerRoutes
 from appliance.web.metrics import MetricsRoute
 from appliance.web.mqtt_socket import PATH as MQTT_PATH
 from appliance.web.mqtt_socket import MqttSockets
 from appliance.web.openapi import OpenApiRoute
+from appliance.web.ota import OtaRoutes
 from appliance.web.page_access import PageAccess
 from appliance.web.pages import PageRoutes
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
@@ -66,6 +68,8 @@ def create_app(
     config = ConfigRoutes(services, guard)
     commands = CommandRoutes(services.commands)
     devices = DeviceRoutes(services.changes)
+    updates = OtaRoutes(services.updates)
+    firmware = FirmwareRoute(services.updates, services.firmware_files, services.firmware_downloads)
     ledger = LedgerRoutes(services.ledger)
     letters = DeadLetterRoutes(services.dead_letters, clock=services.clock, stopping=services.stopping)
     metrics = MetricsRoute(services.metrics)
@@ -85,6 +89,11 @@ def create_app(
         _Line("POST", "/api/v1/command/send", commands.send),
         _Line("GET", "/api/v1/command/{command_id}", commands.status),
         _Line("DELETE", "/api/v1/command/{command_id}", commands.cancel),
+        _Line("POST", "/api/v1/ota/send", updates.send),
+        _Line("GET", "/api/v1/ota/{update_id}", updates.status),
+        _Line("DELETE", "/api/v1/ota/{update_id}", updates.cancel),
+        # the link is the permission
+        _Line("GET", "/firmware/{sha256}", firmware.file, open=True),
         _Line("GET", "/api/v1/device/{device_id}/status", status.device),
         _Line("POST", "/api/v1/device/{device_id}/rotate", devices.rotate),
         _Line("DELETE", "/api/v1/device/{device_id}", devices.remove),

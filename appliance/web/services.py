@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from appliance.contract.command import CommandStatus, SendCommand
+from appliance.contract.ota import SendUpdate, UpdateStatus
 from appliance.contract.times import Clock
 from appliance.services.api_keys import ApiKeys
 from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
 from appliance.services.device_changes import DeviceService
+from appliance.services.firmware_links import Link
 from appliance.services.pairing import PairingService
 from appliance.services.presence import Presence
 from appliance.store.buffer import Backlog
@@ -19,6 +22,8 @@ from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.ledger import LedgerPage
 from appliance.web.metrics import Figures
+
+T = TypeVar("T")
 
 
 class Commands(Protocol):
@@ -35,6 +40,45 @@ class Commands(Protocol):
 
     def open_count(self, device_id: str) -> int:
         """Commands of the device that have not ended."""
+
+
+class Updates(Protocol):
+    """The update service, as the routes see it. All raise :class:`appliance.errors.RequestError`."""
+
+    async def send(self, order: SendUpdate) -> UpdateStatus:
+        """Accept an order; the same ``update_id`` again is the first one."""
+
+    async def status(self, update_id: str) -> UpdateStatus:
+        """State and history."""
+
+    async def cancel(self, update_id: str) -> UpdateStatus:
+        """End it, or tell the device to."""
+
+    def open_update(self, device_id: str) -> Mapping[str, Any] | None:
+        """The device's open update in short."""
+
+    async def check_link(self, sha256: str, token: str) -> Link:
+        """What a link to a firmware file says, if it opens that now."""
+
+
+class FirmwareFiles(Protocol):
+    """The firmware files on this box."""
+
+    def size(self, sha256: str) -> int | None:
+        """Size of a file that is here."""
+
+    async def open(self, sha256: str) -> int | None:
+        """A descriptor to read from."""
+
+    async def in_thread(self, work: Callable[[], T]) -> T:
+        """Do something on the disk."""
+
+
+class FirmwareDownloads(Protocol):
+    """Counts and bounds the downloads of devices."""
+
+    def download(self, position: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A place among them, for an update; told of the bytes that were sent."""
 
 
 class ReadLedger(Protocol):
@@ -70,6 +114,9 @@ class WebServices:
     push: ConfigPush
     changes: DeviceService
     commands: Commands
+    updates: Updates
+    firmware_files: FirmwareFiles
+    firmware_downloads: FirmwareDownloads
     presence: Callable[[str], Presence]
     counters: Callable[[str], Awaitable[Mapping[str, Any]]]
     """A device's ledger, with what was refused and why."""

@@ -169,6 +169,7 @@ class StatusRoutes:
             "firmware_version": device.firmware_version,
             "last_telemetry": _time(presence.last_telemetry_ms),
             "open_commands": self._services.commands.open_count(device.device_id),
+            "open_update": self._services.updates.open_update(device.device_id),
         }
 
 

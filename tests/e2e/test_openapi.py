@@ -20,7 +20,8 @@ async def test_what_a_running_appliance_answers_is_what_it_describes(tmp_path: P
             answers = [paired, await client.post("/api/v1/command/send", json=order)]
             for path, methods in document["paths"].items():
                 if "get" in methods and not path.startswith("/ui/"):
-                    found = path.format(command_id="c-1", device_id=device, dead_letter_id="1", sha256="0" * 64)
+                    names = {"command_id": "c-1", "update_id": "u-1", "device_id": device, "dead_letter_id": "1"}
+                    found = path.format(**names, sha256="0" * 64)
                     answers.append(await client.get(found))
             answers.append(await client.get("/mqtt"))
             for answer in answers:

@@ -18,13 +18,18 @@ from starlette.applications import Starlette
 
 from appliance.contract.command import CommandEvent, CommandStatus, SendCommand
 from appliance.contract.odoo import DeviceConfig
+from appliance.contract.ota import SendUpdate
 from appliance.contract.times import Clock
 from appliance.contract.topics import TopicTemplates
-from appliance.errors import RequestError, UnknownCommandError, UnknownDeviceError
+from appliance.errors import FirmwareError, RequestError, UnknownCommandError, UnknownDeviceError
 from appliance.services.api_keys import ApiKeys
 from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
 from appliance.services.device_changes import DeviceService
+from appliance.services.firmware import FirmwareService, Wish
+from appliance.services.firmware_links import FirmwareLinks
+from appliance.services.ota import OtaService
+from appliance.services.ota_delivery import order_payload
 from appliance.services.pairing import BrokerAddress, PairingService
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Backlog, Buffer
@@ -32,7 +37,9 @@ from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry
+from appliance.store.firmware import FirmwareFiles, Part
 from appliance.store.ledger import LedgerPage, read_page, read_total
+from appliance.store.updates import Updates
 from appliance.web.api import Health, WebLimits, WebServices, create_app
 from appliance.web.metrics import Figures, StoreFigures
 from tests.services.odoo_source import OdooSource
@@ -91,6 +98,13 @@ class FakeCommands:
 
     def open_count(self, device_id: str) -> int:
         return sum(1 for status in self.known.values() if status.device_id == device_id and not status.settled)
+
+
+class NoFetcher:
+    """Nothing can be fetched: files are put where they belong."""
+
+    async def fetch(self, wish: Wish, part: Part, /) -> None:
+        raise FirmwareError("there is no network")
 
 
 class TestClock(Clock):
@@ -161,6 +175,9 @@ class World:
     credentials: Credentials
     odoo: OdooSource
     commands: FakeCommands
+    updates: OtaService
+    firmware: FirmwareService
+    files: FirmwareFiles
     presence: PresenceService
     services: WebServices
     health: Health = field(default_factory=lambda: Health(status="ok", details={"buffer": {"waiting": 0}}))
@@ -172,6 +189,26 @@ class World:
         served = app or self.app()
         transport = httpx.ASGITransport(served, client=(address, 50_000))
         return httpx.AsyncClient(transport=Described(transport, served), base_url="http://gw")
+
+    async def keep(self, content: bytes) -> str:
+        """Put a firmware file where it belongs; returns its SHA-256."""
+        part = await self.files.begin("given", resume=False)
+        await part.write(content)
+        sha256 = await part.finish()
+        part.close()
+        return sha256
+
+    async def link(self, sha256: str, size: int, device_id: str = "press-07") -> str:
+        """Order an update with a file that is here; returns the link of its offer. The device must be paired."""
+        params = {"url": "http://files/fw", "version": "2", "sha256": sha256, "size": size}
+        order = {"device_id": device_id, "action": "start_update", "update_id": f"u-{device_id}", "params": params}
+        await self.updates.send(SendUpdate.model_validate(order))
+        async with asyncio.timeout(10):
+            while (await self.updates.status(f"u-{device_id}")).state == "fetching":
+                await asyncio.sleep(0)
+        row = self.updates._by_device[device_id].row
+        offer = json.loads(order_payload(row, self.updates._links))
+        return str(offer["params"]["url"])
 
     async def pair(self, device_id: str, serial: str, **config: Any) -> Device:
         settled = DeviceConfig.model_validate({"device_id": device_id, **config})
@@ -201,6 +238,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         clock=clock,
     )
     commands = FakeCommands(registry)
+    files = FirmwareFiles(tmp_path / "firmware", quota_bytes=64 << 20, most_bytes=32 << 20, keep_free_bytes=0)
+    firmware = FirmwareService(files=files, fetcher=NoFetcher(), clock=clock)
+    updates = OtaService(
+        updates=Updates(database),
+        devices=registry,
+        firmware=firmware,
+        links=FirmwareLinks(key=credentials.key("firmware"), base_url="http://gw"),
+        clock=clock,
+    )
     presence = PresenceService(clock=clock)
 
     async def counters(device_id: str) -> Mapping[str, Any]:
@@ -250,6 +296,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         push=ConfigPush(registry=registry, pairing=pairing, clock=clock),
         changes=DeviceService(registry=registry, database=database),
         commands=commands,
+        updates=updates,
+        firmware_files=files,
+        firmware_downloads=firmware,
         presence=presence.status,
         counters=counters,
         backlog=lambda: Backlog(3, 1, clock.now_ms() - 2000, 17, 14),
@@ -259,14 +308,22 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         health=lambda: get_health[0](),
         ca_pem=CA_PEM,
     )
-    world = World(clock, database, buffer, registry, credentials, odoo, commands, presence, services)
+    world = World(
+        clock, database, buffer, registry, credentials, odoo, commands, updates, firmware, files, presence, services
+    )
     get_health.append(lambda: world.health)
-    running = asyncio.create_task(pairing.run(), name="pairing")
-    await asyncio.sleep(0)
+    await files.load()
+    works = {"pairing": pairing.run(), "updates": updates.run(), "firmware": firmware.run()}
+    running = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    async with asyncio.timeout(10):
+        while not updates._resumed.is_set() or firmware._clean:
+            await asyncio.sleep(0)
     yield world
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    for task in running:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    await files.close()
     await database.close()
 
 

@@ -21,12 +21,14 @@ from appliance.web.api import WebLimits
 from tests.web.conftest import AUTHORIZED, KEY, World, problem
 
 SEND = "/api/v1/command/send"
+FILE = "f" * 64
 OPEN = {
     ("GET", "/"),
     ("GET", "/openapi.json"),
     ("GET", "/health"),
     ("GET", "/ca.pem"),
     ("POST", "/api/v1/config/download"),
+    ("GET", f"/firmware/{FILE}"),
 }
 
 
@@ -36,7 +38,8 @@ def routes(world: World) -> Iterator[tuple[str, str]]:
         for method in sorted(route.methods or ()):
             # the pages have a door of their own, see test_pages.py
             if method != "HEAD" and not route.path.startswith("/ui/"):
-                yield method, route.path.format(command_id="c-1", device_id="press-07", dead_letter_id="1", key_id="k")
+                names = {"command_id": "c-1", "update_id": "u-1", "device_id": "press-07", "dead_letter_id": "1"}
+                yield method, route.path.format(**names, key_id="k", sha256=FILE)
 
 
 async def test_every_route_needs_a_key_except_those_that_are_open_on_purpose(

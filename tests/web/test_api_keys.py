@@ -85,7 +85,7 @@ async def test_each_route_opens_to_its_scope_and_those_above_alone(world: World,
     guarded = [line for line in lines if line["scope"] is not None]
     assert {line["scope"] for line in guarded} == set(SCOPES)
     for line in guarded:
-        path = line["path"].format(command_id="c", device_id="d", dead_letter_id="1", key_id="k")
+        path = line["path"].format(command_id="c", update_id="u", device_id="d", dead_letter_id="1", key_id="k")
         for scope, key in keys.items():
             response = await client.request(line["method"], path, headers={"X-API-Key": key})
             if SCOPES.index(scope) < SCOPES.index(line["scope"]):

@@ -101,7 +101,7 @@ async def test_a_parameter_that_is_not_described_is_refused_and_described_ones_a
             if "parameters" in each
             else []
         )
-        if not named or path.startswith("/ui/"):
+        if not named or path.startswith(("/ui/", "/firmware/")):
             continue
         checked += 1
         for name in named:
@@ -148,12 +148,19 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
     await world.buffer.settle([], [Rejection(seq, "no_rule", "none") for seq in range(1, 5)])
     letters, command = "/api/v1/dead-letters", "/api/v1/command"
     order = {"device_id": "press-07", "action": "reset", "command_id": "c-1"}
+    await world.pair("press-09", "SN-9")
+    link = await world.link(await world.keep(b"firmware"), 8, "press-09")
+    update = {"device_id": "press-07", "action": "rollback", "update_id": "u-1"}
     asked: list[tuple[str, str, Any]] = [
         *(("GET", path, None) for path in ("/", "/openapi.json", "/health", "/ca.pem", "/metrics", "/api/v1/buffer")),
         ("POST", "/api/v1/config/download", {"serial": "SN-2", "token": "T-2"}),
         ("POST", f"{command}/send", order),
         ("GET", f"{command}/c-1", None),
         ("DELETE", f"{command}/c-1", None),
+        ("POST", "/api/v1/ota/send", update),
+        ("GET", "/api/v1/ota/u-1", None),
+        ("DELETE", "/api/v1/ota/u-1", None),
+        ("GET", link, None),
         ("GET", "/api/v1/device/press-07/status", None),
         ("GET", "/api/v1/devices/status", None),
         ("POST", "/api/v1/device/press-07/rotate", None),
@@ -177,9 +184,11 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         client.base_url = httpx.URL("http://localhost")
         for method, path, body in asked:
             response = await client.request(method, path, json=body, headers=AUTHORIZED)
-            template = template_of(described, path.partition("?")[0])
+            template = template_of(described, httpx.URL(path).path)
             assert template is not None, path
             seen.add((method.lower(), template, response.status_code))
+        response = await client.get(link, headers={"Range": "bytes=0-3"})
+        seen.add(("get", "/firmware/{sha256}", response.status_code))
         keys = (await client.get("/api/v1/api-keys", headers=AUTHORIZED)).json()["api_keys"]
         response = await client.delete(f"/api/v1/api-keys/{keys[1]['id']}", headers=AUTHORIZED)
         seen.add(("delete", "/api/v1/api-keys/{key_id}", response.status_code))

@@ -98,6 +98,7 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
         "first_login_at": None,
         "last_telemetry": "2026-11-22T10:00:00.000Z",
         "open_commands": 1,
+        "open_update": None,
         "counters": {"received": 5, "stored": 4, "waiting": 1},
     }
 
