@@ -154,12 +154,18 @@ def rotated(device: Device) -> Device:
 
 
 def with_topics(device: Device, topics: DeviceTopics) -> Device:
-    """With other topics; those it has stay usable beside them."""
+    """With other topics; those that it may have by now stay usable beside them."""
     if topics == device.topics:
         return device
-    has_present = device.taken is not None and device.taken.version == device.config_version
-    # the first are those that the device is known to have: they stay, however often its topics change
-    left = (device.topics, *device.earlier) if has_present else (*device.earlier, device.topics)
+    version = device.config_version
+    has_present = device.taken is not None and device.taken.version == version
+    left: tuple[DeviceTopics, ...] = device.earlier
+    if has_present:
+        # the first are those that the device is known to have: they stay, however often its topics change
+        left = (device.topics, *device.earlier)
+    elif device.told is None or device.told.version == version:
+        # what it was never told it cannot have
+        left = (*device.earlier, device.topics)
     unique = list(dict.fromkeys(each for each in left if each != topics))
     earlier = unique[:1] + unique[1:][-(EARLIER_TOPICS_KEPT - 1) :]
     return replace(device, topics=topics, earlier=tuple(earlier))

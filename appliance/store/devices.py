@@ -10,16 +10,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from pydantic import ValidationError
-
 from appliance.contract.odoo import DeviceConfig
 from appliance.contract.topics import DeviceTopics, TopicTemplates
 from appliance.errors import TopicsRefusedError
 from appliance.store import device_rows as rows
 from appliance.store.database import Database
 from appliance.store.device import SWITCHED_OFF, Device, DeviceNote, DeviceUpdate, Told, noted, with_topics
+from appliance.store.device_loading import Loader
 from appliance.store.device_plan import Plan, Refusal
-from appliance.store.device_record import device_of, read_topics, row_of, write_topics
+from appliance.store.device_record import device_of, row_of, write_topics
 from appliance.store.device_rows import Claim, DeviceRow, Pairing
 from appliance.store.local_index import LocalIndex
 from appliance.store.topic_index import TopicIndex
@@ -79,44 +78,19 @@ class DeviceRegistry:
 
         Where the settings give a device other topics than it had, it may still use the ones it had.
         """
-        after, had = "", dict[str, tuple[DeviceTopics, ...]]()
+        loader = Loader(expand=self._expand_stored, topics=self._topics, templates=self._templates)
+        after = ""
         while page := await self._database.run(partial(rows.load, after=after)):
             for row in page:
-                self._load_row(row, had)
+                loader.add(row)
             after = page[-1].device_id
-        # now that all have their present topics: those go first
-        for device_id, earlier in had.items():
-            self._load_earlier(device_id, earlier)
+        loader.finish()
+        self._by_id = loader.devices
+        self._by_serial = {device.serial: device for device in loader.devices.values()}
+        for device in loader.devices.values():
+            if device.earlier:
+                self._put_local(device)
         log.info("%d paired devices", len(self._by_id))
-
-    def _load_row(self, row: DeviceRow, had: dict[str, tuple[DeviceTopics, ...]]) -> None:
-        trouble = None
-        try:
-            config = DeviceConfig.model_validate_json(row.config)
-            config, topics = self._expand_stored(config, row.serial)
-            self._topics.put(row.device_id, topics)
-            before = [each for each in (*read_topics(row.earlier), *read_topics(row.topics)) if each != topics]
-            if before:
-                had[row.device_id] = tuple(before)
-        except (ValidationError, TopicsRefusedError) as error:
-            text = str(error) if isinstance(error, TopicsRefusedError) else "its stored configuration cannot be read"
-            trouble = f"{text}; pair it again"
-            log.error("device %s may not connect: %s", row.device_id, trouble)
-            config = DeviceConfig(device_id=row.device_id)
-            topics = self._templates.expand(row.device_id, row.serial)
-        reason = trouble or (None if row.enabled else SWITCHED_OFF)
-        device = device_of(row, config, topics, disabled_reason=reason)
-        self._by_id[device.device_id] = self._by_serial[device.serial] = device
-
-    def _load_earlier(self, device_id: str, had: tuple[DeviceTopics, ...]) -> None:
-        device = self._by_id[device_id]
-        for topics in had:
-            if self._topics.conflict(device_id, topics) is None:
-                # as if it got its present topics only now
-                device = with_topics(replace(device, topics=topics), device.topics)
-        self._topics.put(device_id, device.topics, device.earlier)
-        self._put_local(device)
-        self._by_id[device_id] = self._by_serial[device.serial] = device
 
     def _expand(self, config: DeviceConfig, serial: str, *, leaving: Collection[str] = ()) -> DeviceTopics:
         """The topics of a device; :class:`TopicsRefusedError` if they are invalid or another device's."""
@@ -219,7 +193,7 @@ class DeviceRegistry:
             changed = planned.changed
             if changed:
                 job = partial(rows.change, rows=planned.rows())
-                await self._commit(job, lambda _: self._install_all(changed), undo=planned.undo)
+                await self._commit(job, lambda _: self._install_all(changed), undo=lambda: self._undo(planned))
             return planned.refused
 
     async def remove(
@@ -293,6 +267,11 @@ class DeviceRegistry:
         else:
             done.add_done_callback(follow)
         return await asyncio.shield(done)
+
+    def _undo(self, planned: Plan) -> None:
+        planned.undo()
+        for device in planned.changed:
+            self._put_local(self._by_id[device.device_id])
 
     def _install(self, device: Device) -> None:
         before = self._by_id.get(device.device_id)

@@ -365,3 +365,28 @@ async def test_a_thousand_devices_get_a_command_at_once_with_few_commits(tmp_pat
             bench.service.accept_response(device_id, b'{"status": "ok"}', 0, None)
         await bench.settle()
         assert bench.on_disk("SELECT state, count(*) FROM outbox GROUP BY state") == [("done", 1000)]
+
+
+# --- the end of a pairing -------------------------------------------------------------------------------------------
+
+
+async def test_open_commands_of_a_device_that_loses_its_pairing_end_and_those_of_others_do_not(bench: Bench) -> None:
+    bench.broker.connect("d1")
+    sent = await bench.send(action="a")
+    waiting = await bench.send(action="b")
+    other = await bench.send(device_id="d2", action="c")
+    bench.service.device_gone("d1")
+    bench.service.device_removed("d1")
+    bench.service.device_removed("nobody")
+    await bench.settle()
+    assert await bench.state(sent) == "failed/revoked*"
+    assert await bench.state(waiting) == "cancelled/revoked*"
+    assert await bench.state(other) == "queued"
+    assert (bench.service.open_count("d1"), bench.service.open_total) == (0, 1)
+    told = [(each["command_id"], each["state"], each.get("reason")) for each in await bench.messages()]
+    assert (sent, "failed", "revoked") in told
+    assert (waiting, "cancelled", "revoked") in told
+    # what had an end before keeps it
+    bench.service.device_removed("d1")
+    await bench.settle()
+    assert len(await bench.messages()) == len(told)
