@@ -114,6 +114,7 @@ def create_app(
         _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
         # these have a door of their own
         _Line("GET", "/ui/", pages.page, open=True),
+        _Line("GET", "/ui/device/{device_id}", pages.device, open=True),
         _Line("GET", "/ui/data", pages.data, open=True),
         _Line("GET", "/ui/login", pages.login_page, open=True),
         _Line("POST", "/ui/login", pages.login, open=True),

@@ -25,7 +25,12 @@ from appliance.web.services import WebServices
 from appliance.web.status import DevicesQuery, StatusRoutes
 
 HERE = Path(__file__).parent
-STATIC = {"status.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
+STATIC = {
+    "status.js": "text/javascript",
+    "device.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 PAGE = "/ui/"
 _HTML = Media("text/html")
 LOGIN_PAGE = "/ui/login"
@@ -62,6 +67,13 @@ class PageRoutes:
             return Response(status_code=303, headers={"Location": LOGIN_PAGE})
         return self._html("status.html", data=await self._data(_query(request)))
 
+    @describes(_HTML, answers={303: None}, problems={404: "no such device is paired here"})
+    async def device(self, request: Request) -> Response:
+        """All about one device: why it is not online, what it runs, what became of its readings."""
+        if not self._access.admits(request):
+            return Response(status_code=303, headers={"Location": LOGIN_PAGE})
+        return self._html("device.html", device=await self._status.device_content(request.path_params["device_id"]))
+
     @describes(Media(JSON, {"type": "object"}), query=DevicesQuery, problems={401: "log in first"})
     async def data(self, request: Request) -> Response:
         """All that the page shows, as JSON; parameters as of ``GET /api/v1/devices/status``."""
@@ -90,7 +102,10 @@ class PageRoutes:
         answer.headers["Location"] = LOGIN_PAGE
         return answer
 
-    @describes(answers={200: [Media(media_type) for media_type in STATIC.values()]}, problems={404: "no such file"})
+    @describes(
+        answers={200: [Media(media_type) for media_type in dict.fromkeys(STATIC.values())]},
+        problems={404: "no such file"},
+    )
     async def static(self, request: Request) -> Response:
         """Script, style and icon."""
         name = request.path_params["name"]

@@ -103,11 +103,14 @@ class StatusRoutes:
     @describes(DeviceAnswer, problems={404: "no such device is paired here"})
     async def device(self, request: Request) -> Response:
         """One device: connection, firmware, last telemetry, open commands, counters, and why it is offline."""
-        device_id = request.path_params["device_id"]
+        return json_response(to_json(await self.device_content(request.path_params["device_id"])))
+
+    async def device_content(self, device_id: str) -> dict[str, Any]:
+        """All about a device, as the route and its page show it; :class:`UnknownDeviceError`."""
         device = self._services.registry.get(device_id)
         if device is None:
             raise UnknownDeviceError("no such device is paired here")
-        content = self._summary(device) | {
+        return self._summary(device) | {
             "hardware": device.hardware,
             "config_version": device.config_version,
             "configuration": configuration_status(device, self._services.push, self._services.changes),
@@ -117,7 +120,6 @@ class StatusRoutes:
             "counters": await self._services.counters(device_id),
             "time": rfc3339(self._services.clock.now_ms()),
         }
-        return json_response(to_json(content))
 
     @describes(DevicesAnswer, query=DevicesQuery)
     async def devices(self, request: Request) -> Response:

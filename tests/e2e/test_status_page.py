@@ -116,6 +116,11 @@ async def on_a_phone(browser: WebDriver, appliance: Appliance) -> None:
         " && e.getBoundingClientRect().right > 361).map(e => e.outerHTML)"
     )
     assert cut_off == []
+    await asyncio.to_thread(browser.get, f"{appliance.url}/ui/device/press-001")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 360
+    before = browser.find_element(By.CSS_SELECTOR, "#live > p:last-child").text
+    await shown(lambda: browser.find_element(By.CSS_SELECTOR, "#live > p:last-child").text != before)
+    await asyncio.to_thread(browser.get, f"{appliance.url}/ui/")
     heads = "const head = document.querySelector('thead').getBoundingClientRect(); return head.width * head.height"
     assert browser.execute_script(heads) <= 1  # each value carries its own label there
 

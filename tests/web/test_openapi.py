@@ -176,7 +176,7 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         ("GET", "/api/v1/ledger", None),
         ("POST", "/api/v1/api-keys", {"name": "odoo"}),
         ("GET", "/api/v1/api-keys", None),
-        *(("GET", f"/ui/{path}", None) for path in ("", "data", "login", "static/style.css")),
+        *(("GET", f"/ui/{path}", None) for path in ("", "device/press-07", "data", "login", "static/style.css")),
         ("POST", "/ui/logout", None),
     ]
     seen: set[tuple[str, str, int]] = set()

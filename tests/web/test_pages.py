@@ -166,6 +166,24 @@ async def test_names_from_outside_never_become_markup(world: World) -> None:
     assert '"><script>' not in page.text
 
 
+async def test_the_page_of_a_device_says_why_it_is_offline_without_markup_from_outside(
+    world: World,
+) -> None:
+    await world.pair("press-01", "SN-1")
+    world.presence.connected("press-01", "10.0.0.1")
+    world.presence.disconnected("press-01", "<b>unplugged</b>")
+    async with browser(world, address="127.0.0.1", url=BOX) as client:
+        page = await client.get("/ui/device/press-01")
+        nobody = await client.get("/ui/device/press-99")
+    assert page.status_code == 200
+    assert "Why it is not online" in page.text
+    assert "SN-1" in page.text
+    assert "<b>unplugged" not in page.text
+    assert problem(nobody)["status"] == 404
+    async with browser(world) as stranger:
+        assert (await stranger.get("/ui/device/press-01")).status_code == 303
+
+
 async def test_the_page_may_load_nothing_from_elsewhere_and_be_framed_by_nobody(world: World) -> None:
     async with browser(world, address="127.0.0.1", url=BOX) as client:
         page = await client.get("/ui/")

@@ -47,7 +47,9 @@
     const row = document.createElement("tr");
     const connection = device.connection;
     row.dataset.device = device.device_id;
-    cell(row, "Device", element("strong", "", device.device_id), " ", element("span", "quiet", device.serial));
+    const link = element("a", "", device.device_id);
+    link.href = `/ui/device/${encodeURIComponent(device.device_id)}`;
+    cell(row, "Device", link, " ", element("span", "quiet", device.serial));
     const since = connection.since ? `since ${ago(now, connection.since).replace(" ago", "")}` : "";
     cell(row, "Connection", element("span", `badge ${connection.status}`, connection.status), " ",
       element("span", "why", connection.reason || ""), " ", element("span", "warning", connection.warning || ""), " ", element("span", "quiet", since));
