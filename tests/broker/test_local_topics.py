@@ -15,6 +15,7 @@ from appliance.broker.listener import Limits
 from appliance.broker.local_traffic import LocalTraffic
 from appliance.store.devices import DeviceUpdate
 from tests.broker.rig import WITHIN_S, Client, Rig, connect, puback, running, subscribe
+from tests.broker.test_viewer_clients import PahoViewer
 from tests.broker.viewers import DISCONNECT, Received, publish, received, unsubscribe, viewer
 
 LINE = {"publish": ["line/{device}/out", "line/all/#"], "subscribe": ["line/+/out", "line/all/#"]}
@@ -203,6 +204,55 @@ async def test_a_device_whose_amqtt_has_stopped_goes_on_with_its_own_work(
     held.set()
 
 
+async def test_a_device_that_is_held_up_when_amqtt_stops_is_read_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await machine(rig, "robot-1", "line/+/out", qos=0)
+    client = await machine(rig, "press-07")
+    held = asyncio.Event()
+
+    async def stuck(*_: object) -> None:
+        await held.wait()
+
+    monkeypatch.setattr(rig.broker.amqtt, "internal_message_broadcast", stuck)
+    client.send(*(frames.publish("line/press-07/out", b"x", qos=1, packet_id=n) for n in range(1, 200)))
+    assert len(await client.packets(199)) == 199
+    client.send(frames.publish("telemetry/press-07/data", b"1", qos=1, packet_id=200))
+    rig.broker.listener.sweep()
+    await asyncio.sleep(0.1)
+    assert rig.buffer.backlog().waiting == 0, "it sends faster than amqtt takes, and is not read"
+    rig.broker.fan_out.stalled = True
+    rig.broker.listener.sweep()
+    assert await client.packet() == (frames.PUBACK, b"\0\xc8")
+    held.set()
+
+
+async def test_real_clients_of_two_machines_talk_to_each_other(rig: Rig) -> None:
+    clients = {}
+    for device_id in ("press-07", "robot-1"):
+        device, password = await rig.pair(device_id, local_topics=LINE)
+        clients[device_id] = paho = PahoViewer(device.device_id, clean=True)
+        paho.client.username_pw_set(device_id, password)
+        await asyncio.to_thread(paho.client.connect, "127.0.0.1", rig.port)
+        paho.client.loop_start()
+        await paho.told("connect")
+    press, robot = clients["press-07"], clients["robot-1"]
+    assert await robot.subscribe(("line/+/out", 2), ("command/robot-1/action", 1), ("line/press-07/in", 1)) == [
+        2,
+        1,
+        0x80,
+    ]
+    for qos in (0, 1, 2):
+        await press.publish("line/press-07/out", b"%d" % qos, qos=qos)
+        await press.publish("telemetry/press-07/data", b"%d" % qos, qos=qos)
+        message = await robot.message()
+        assert (message.topic, message.payload, message.qos) == ("line/press-07/out", b"%d" % qos, qos)
+    await until(lambda: rig.buffer.backlog().waiting == 3)
+    for paho in clients.values():
+        paho.client.disconnect()
+        await asyncio.to_thread(paho.client.loop_stop)
+
+
 async def test_a_flood_of_local_messages_is_held_up_and_none_is_lost(rig: Rig) -> None:
     hearing = await machine(rig, "robot-1", "line/+/out", qos=0)
     speaking = await machine(rig, "press-07")
@@ -229,11 +279,12 @@ async def test_what_is_not_granted_is_refused_acknowledged_and_counted(rig: Rig)
 
 
 async def test_a_wide_filter_shows_own_topics_and_granted_ones_and_nothing_of_others(rig: Rig) -> None:
-    client = await machine(rig, "robot-1", "#", qos=2)
     speaking = await machine(rig, "press-07", granted={"publish": ["line/press-07/out", "line/secret"]})
     looking = await viewer(rig, "test/#", "telemetry/#", client_id="looking")
     await publish(looking, "test/a", b"a viewer's", retain=True)
-    await publish(speaking, "line/secret", b"not granted to it", retain=True)
+    await publish(speaking, "line/secret", b"not granted to it, retained", retain=True)
+    client = await machine(rig, "robot-1", "#", qos=2)
+    await publish(speaking, "line/secret", b"not granted to it")
     await publish(speaking, "telemetry/press-07/data", b"1")
     assert (await received(looking)).payload == b"a viewer's"
     assert (await received(looking)).payload == b"1"
@@ -291,6 +342,9 @@ async def test_what_waits_for_an_absent_device_is_dropped_when_it_is_no_longer_g
     await publish(speaking, "line/all/a", b"y")
     await until(lambda: len(rig.broker.fan_out) == 0)
     await grant(rig, "robot-1", {"publish": [], "subscribe": ["line/all/#"]})
+    assert rig.broker.plugin is not None
+    watched = rig.broker.plugin.watched
+    assert not watched.matches("line/press-07/out"), "at once, and not only when it returns"
     back = await machine(rig, "robot-1", clean=False, present=True)
     assert (await received(back)).payload == b"y"
     assert await back.silent()
