@@ -89,6 +89,11 @@ class FigureService:
             uplink_alarm=uplink.alarm is not None,
             uplink_batches=uplink.batches,
             uplink_settled=uplink.settled,
+            uplink_failures=uplink.failures,
             uplink_consecutive_failures=uplink.consecutive_failures,
-            disk=self._health.disk,
+            disk=self._health.looks.disk,
+            quota_bytes=self._health.quota_bytes,
+            commits=self._database.commits,
+            readings_per_s=self._health.looks.readings_per_s,
+            ledger_adds_up=self._health.looks.adds_up,
         )

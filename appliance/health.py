@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 from appliance.broker.seams import PassedOn
 from appliance.broker.server import EmbeddedBroker
 from appliance.contract.times import Clock, rfc3339
+from appliance.looks import Looks
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
@@ -21,13 +18,12 @@ from appliance.uplink.state import UplinkState
 from appliance.uplink.sync_state import SyncState
 from appliance.web.services import Health
 
-LOOK_EVERY_S = 10.0
 WARN_SHARE = 0.80
-"""Of the disk, and of the buffer's quota."""
+"""Of the disk, of the buffer's quota, and of the list of dead letters."""
 
 
 class HealthService:
-    """Looks at the parts; the disk it looks at now and then, in a thread, because a sick one may take its time."""
+    """Asks the parts; what takes time is looked at now and then."""
 
     def __init__(
         self,
@@ -49,26 +45,17 @@ class HealthService:
         self._gateway_clock = gateway_clock
         self._uplink = uplink
         self._sync = sync
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._clock = clock
-        self._disk: dict[str, int] = {}
+        self.looks = Looks(database=database, clock=clock)
 
     async def run(self) -> None:
-        """Look at the disk until cancelled."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+        """Look at disk and store until cancelled."""
+        await self.looks.run()
 
     async def look(self) -> None:
-        """Look at the disk once."""
-        with suppress(OSError):
-            # a disk that cannot even be looked at is the store's to report; the looking must go on
-            self._disk = await asyncio.to_thread(_disk, self._database.path)
-
-    @property
-    def disk(self) -> Mapping[str, int]:
-        """``total_bytes``, ``free_bytes`` and ``file_bytes`` as of the last look; empty before the first."""
-        return self._disk
+        """Look once."""
+        await self.looks.look()
 
     def health(self) -> Health:
         """The verdict. ``failing``: nothing can be acknowledged now; ``degraded``: people should look."""
@@ -94,12 +81,21 @@ class HealthService:
         if sync is not None:
             reasons += sync.problems(self._clock.now_ms())
         reasons += _passed_on_reasons(self._broker.passed_on())
-        if self._disk and self._disk["free_bytes"] < (1 - WARN_SHARE) * self._disk["total_bytes"]:
-            share = 100 * self._disk["free_bytes"] // self._disk["total_bytes"]
-            reasons.append(f"only {share} % of the disk is free")
-        if self._disk.get("file_bytes", 0) > WARN_SHARE * self._quota_bytes:
-            reasons.append("the buffer has used more than 80 % of its quota (IIOT_BUFFER_QUOTA_MB)")
-        return reasons
+        return [*reasons, *self._of_looks()]
+
+    def _of_looks(self) -> Iterator[str]:
+        disk = self.looks.disk
+        if disk and disk["free_bytes"] < (1 - WARN_SHARE) * disk["total_bytes"]:
+            yield f"only {100 * disk['free_bytes'] // disk['total_bytes']} % of the disk is free"
+        if disk.get("file_bytes", 0) > WARN_SHARE * self.quota_bytes:
+            yield "the buffer has used more than 80 % of its quota (IIOT_BUFFER_QUOTA_MB)"
+        if self.looks.dead_letters_share > WARN_SHARE:
+            yield (
+                f"the list of dead letters is {100 * self.looks.dead_letters_share:.0f} % full: when it is full, the "
+                "oldest go for good"
+            )
+        if self.looks.adds_up is False:
+            yield "the ledger does not add up: readings were lost or counted twice"
 
     def _details(self) -> dict[str, Any]:
         backlog = self._buffer.backlog()
@@ -120,7 +116,9 @@ class HealthService:
             },
             "uplink": asdict(self._uplink()),
             "sync": None if sync is None else asdict(sync),
-            "disk": self._disk,
+            "disk": self.looks.disk,
+            "ledger": {"adds_up": self.looks.adds_up, "readings_per_s": self.looks.readings_per_s},
+            "dead_letters": {"share": self.looks.dead_letters_share},
             "clock": {"plausible": self._gateway_clock.doubt is None, "doubt": self._gateway_clock.doubt},
         }
 
@@ -135,9 +133,3 @@ def _passed_on_reasons(passed_on: PassedOn) -> list[str]:
     if passed_on.full and passed_on.subscriptions_refused:
         reasons.append(f"local topics are refused to further devices: {passed_on.machines} have them, and no more can")
     return reasons
-
-
-def _disk(path: Path) -> dict[str, int]:
-    usage = shutil.disk_usage(path.parent)
-    file_bytes = sum(each.stat().st_size for each in path.parent.glob(path.name + "*"))
-    return {"total_bytes": usage.total, "free_bytes": usage.free, "file_bytes": file_bytes}

@@ -174,6 +174,11 @@ class Database:
         return self._writer.queued
 
     @property
+    def commits(self) -> int:
+        """Transactions that were committed since the start."""
+        return self._writer.commits
+
+    @property
     def unavailable(self) -> str | None:
         """Why nothing can be committed now, or ``None``."""
         return self._writer.unavailable

@@ -101,9 +101,7 @@ class DeadLetters:
 
     async def stock(self) -> Stock:
         """How many there are, and the size of their payloads."""
-        return await self._database.run(
-            lambda connection: Stock(get_meta(connection, PARKED_COUNT), get_meta(connection, PARKED_BYTES))
-        )
+        return await self._database.run(read_stock)
 
     async def get(self, letter_id: int) -> DeadLetter:
         """One with its whole payload; :class:`UnknownDeadLetterError`."""
@@ -225,6 +223,11 @@ class DeadLetters:
                 count_readings(connection, row.device, parked=-1)
         # last, because it changes memory: these rows are counted here, or a restart would take them for new readings
         self._buffer.before_jobs(connection)
+
+
+def read_stock(connection: sqlite3.Connection) -> Stock:
+    """What the list holds."""
+    return Stock(get_meta(connection, PARKED_COUNT), get_meta(connection, PARKED_BYTES))
 
 
 class _Scan(NamedTuple):

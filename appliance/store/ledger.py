@@ -139,6 +139,17 @@ def read_page(connection: sqlite3.Connection, *, search: str, after: str, limit:
     )
 
 
+def check_ledger(connection: sqlite3.Connection) -> bool:
+    """Whether every line is possible, and all together agree with the rows as far as these are counted in passing."""
+    page = read_page(connection, search="", after="", limit=0)
+    row = connection.execute(
+        "SELECT count(*) FROM ledger WHERE min(received, stored, parked, removed, refused, repeated) < 0"
+        " OR (received < stored + parked + removed AND device <> ?)",
+        (UNKNOWN_DEVICE,),
+    ).fetchone()
+    return page.adds_up and row[0] == 0
+
+
 def _count_waiting(connection: sqlite3.Connection) -> int | None:
     if get_meta(connection, "counted_waiting") > COUNTED_ROWS:
         return None

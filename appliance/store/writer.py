@@ -50,6 +50,8 @@ class Writer:
     ) -> None:
         self.unavailable: str | None = None
         self.sink: RowSink | None = None
+        self.commits = 0
+        """Groups that were committed."""
         self._folder = folder
         self._connect = connect
         self._connection = connection
@@ -245,6 +247,7 @@ class Writer:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        self.commits += 1
         if sink is not None:
             sink.committed()
 

@@ -32,6 +32,8 @@ class UplinkState:
     """Messages that Odoo has, since the start."""
     parked: int = 0
     """Messages that Odoo refused for good, since the start."""
+    failures: int = 0
+    """Attempts that went wrong since the start."""
     consecutive_failures: int = 0
     next_attempt_in_s: float | None = None
     """``None``: at once."""
@@ -55,6 +57,7 @@ class Journal:
         self._batches = 0
         self._settled = 0
         self._parked = 0
+        self._failures = 0
 
     def state(
         self,
@@ -78,6 +81,7 @@ class Journal:
             batches=self._batches,
             settled=self._settled,
             parked=self._parked,
+            failures=self._failures,
             consecutive_failures=consecutive_failures,
             next_attempt_in_s=next_attempt_in_s,
             left_behind=left_behind,
@@ -106,6 +110,10 @@ class Journal:
 
     def trouble(self, text: str) -> None:
         """Something went wrong that says nothing about Odoo as a whole."""
+        self._failures += 1
+        self._note(text)
+
+    def _note(self, text: str) -> None:
         self._last_error = text
         self._last_error_at_ms = self._clock.now_ms()
 
@@ -119,7 +127,7 @@ class Journal:
     def held(self, text: str) -> None:
         """The appliance itself sends nothing, for a reason that is not an answer."""
         log.error("nothing is sent to Odoo for now: %s", text)
-        self.trouble(text)
+        self._note(text)
 
     def alarm(self, text: str) -> None:
         """Odoo answered, and refuses the appliance as a whole."""

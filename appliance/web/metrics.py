@@ -14,6 +14,7 @@ from starlette.responses import Response
 from appliance.store.buffer import Backlog
 from appliance.store.dead_letters import Stock
 from appliance.store.ledger import LedgerLine
+from appliance.store.parked import MOST_PARKED, MOST_PARKED_BYTES
 from appliance.web.routes import Media, describes
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,9 +55,15 @@ class Figures:
     uplink_alarm: bool
     uplink_batches: int
     uplink_settled: int
+    uplink_failures: int
     uplink_consecutive_failures: int
     disk: Mapping[str, int]
     """``total_bytes``, ``free_bytes``, ``file_bytes``; empty before the first look."""
+    quota_bytes: int
+    commits: int
+    readings_per_s: float | None
+    ledger_adds_up: bool | None
+    """``None``: not known now."""
 
 
 class MetricsRoute:
@@ -91,6 +98,11 @@ class _Collector(Collector):
             yield from _stored(figures.store)
         yield from _now(figures)
         yield from _uplink(figures)
+        if figures.readings_per_s is not None:
+            rate = figures.readings_per_s
+            yield _gauge("iiot_readings_received_per_second", "Readings a second, over the last minute.", rate)
+        if figures.ledger_adds_up is not None:
+            yield _gauge("iiot_ledger_adds_up", "Whether the ledger adds up: 1 or 0.", int(figures.ledger_adds_up))
         if figures.disk:
             yield _gauge("iiot_disk_total_bytes", "Size of the disk with the data folder.", figures.disk["total_bytes"])
             yield _gauge("iiot_disk_free_bytes", "What is free of it.", figures.disk["free_bytes"])
@@ -108,6 +120,8 @@ def _stored(store: StoreFigures) -> Iterator[Metric]:
     yield _gauge("iiot_readings_parked", "Readings in the list of dead letters.", total.parked)
     yield _gauge("iiot_dead_letters", "Messages of any kind in the list of dead letters.", store.stock.rows)
     yield _gauge("iiot_dead_letter_bytes", "Size of their payloads.", store.stock.payload_bytes)
+    yield _gauge("iiot_dead_letters_limit", "How many there can be.", MOST_PARKED)
+    yield _gauge("iiot_dead_letter_limit_bytes", "How large their payloads can be.", MOST_PARKED_BYTES)
 
 
 def _now(figures: Figures) -> Iterator[Metric]:
@@ -117,6 +131,8 @@ def _now(figures: Figures) -> Iterator[Metric]:
     yield _gauge("iiot_oldest_message_age_seconds", "Age of the oldest of them; 0 if there is none.", age_s)
     yield _gauge("iiot_store_available", "Whether messages can be stored: 1 or 0.", int(figures.store is not None))
     yield _gauge("iiot_store_queue_length", "Messages and jobs that wait for the next commit.", figures.queued)
+    yield _counter("iiot_store_commits_total", "Transactions committed since the start.", figures.commits)
+    yield _gauge("iiot_store_quota_bytes", "How large the buffer file may become.", figures.quota_bytes)
     yield _gauge("iiot_mqtt_connections", "Open MQTT connections.", figures.connections)
     accepted = figures.connections_accepted
     yield _counter("iiot_mqtt_connections_accepted_total", "MQTT connections accepted since the start.", accepted)
@@ -144,6 +160,8 @@ def _uplink(figures: Figures) -> Iterator[Metric]:
     yield _gauge("iiot_uplink_alarm", "Whether somebody must act before anything is sent.", int(figures.uplink_alarm))
     failures = figures.uplink_consecutive_failures
     yield _gauge("iiot_uplink_consecutive_failures", "Attempts that failed since the last good one.", failures)
+    failed = figures.uplink_failures
+    yield _counter("iiot_uplink_failures_total", "Attempts that went wrong since the start.", failed)
     yield _counter("iiot_uplink_batches_total", "Batches that Odoo answered since the start.", figures.uplink_batches)
     settled = figures.uplink_settled
     yield _counter("iiot_uplink_messages_settled_total", "Messages that Odoo took since the start.", settled)

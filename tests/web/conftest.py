@@ -279,8 +279,13 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             uplink_alarm=True,
             uplink_batches=4,
             uplink_settled=2000,
+            uplink_failures=9,
             uplink_consecutive_failures=6,
             disk={"total_bytes": 64 << 30, "free_bytes": 3 << 30, "file_bytes": 1 << 20},
+            quota_bytes=4 << 30,
+            commits=database.commits,
+            readings_per_s=12.5,
+            ledger_adds_up=True,
         )
 
     get_health: list[Callable[[], Health]] = []

@@ -71,7 +71,12 @@ async def test_the_figures_are_those_of_the_ledger_and_of_the_parts(world: World
         "iiot_commands_open": 1,
         "iiot_uplink_up": 0,
         "iiot_uplink_alarm": 1,
+        "iiot_uplink_failures_total": 9,
         "iiot_uplink_consecutive_failures": 6,
+        "iiot_readings_received_per_second": 12.5,
+        "iiot_ledger_adds_up": 1,
+        "iiot_dead_letters_limit": 100_000,
+        "iiot_store_quota_bytes": 4 << 30,
         "iiot_uplink_batches_total": 4,
         "iiot_disk_free_bytes": 3 << 30,
         "iiot_store_available": 1,
@@ -87,13 +92,21 @@ async def test_a_scraper_needs_the_key(client: httpx.AsyncClient) -> None:
 
 async def test_what_cannot_be_known_is_left_out_and_the_rest_is_served(world: World) -> None:
     async def figures() -> Figures:
-        return replace(await world.services.metrics(), store=None, uplink_up=None, disk={})
+        return replace(
+            await world.services.metrics(),
+            store=None,
+            uplink_up=None,
+            disk={},
+            readings_per_s=None,
+            ledger_adds_up=None,
+        )
 
     async with world.client(world.app(metrics=figures)) as client:
         found = await scrape(client)
     assert found["iiot_store_available"] == 0
     assert found["iiot_mqtt_connections"] == 3
     missing = {"iiot_readings_received_total", "iiot_dead_letters", "iiot_uplink_up", "iiot_disk_free_bytes"}
+    missing |= {"iiot_readings_received_per_second", "iiot_ledger_adds_up"}
     assert not missing & found.keys()
 
 
