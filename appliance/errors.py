@@ -29,11 +29,15 @@ ApplianceError
     ├── OdooAlarmError            keep everything, stop sending, tell people (wrong key, wrong address)
     ├── OdooTooLargeError         send less at a time
     └── OdooRefusedError          Odoo's contract says no, with a code
+        └── OdooFencedError       another copy of this appliance has taken its place
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from appliance.contract.problems import Problem, ProblemCode
+from appliance.contract.sync import FENCED, KnownEpoch
 
 
 class ApplianceError(Exception):
@@ -238,3 +242,14 @@ class OdooRefusedError(OdooError):
         self.status = status
         self.code = code
         self.floor = floor
+
+
+class OdooFencedError(OdooRefusedError):
+    """Another copy of this appliance has taken its place (409 ``fenced`` to ``sync``).
+
+    ``known`` is what Odoo knows of the epochs that were reported.
+    """
+
+    def __init__(self, message: str, *, known: Sequence[KnownEpoch]) -> None:
+        super().__init__(message, status=409, code=FENCED)
+        self.known = known

@@ -45,7 +45,7 @@ class StandIn:
         self.snapshots = Snapshots(state=self.state)
         self.feed = feed = DeviceFeed(state=self.state)
         work = PendingWork(state=self.state, clock=clock)
-        gateways = Gateways(state=self.state, feed=feed, work=work, clock=clock)
+        self.gateways = gateways = Gateways(state=self.state, feed=feed, work=work, clock=clock)
         enrolment = Enrolment(state=self.state, api_key=api_key, clock=clock)
         contract = ContractRoutes(
             registry=self.registry, inbox=self.inbox, faults=self.faults, gateways=gateways, enrolment=enrolment

@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
 DatabaseUuid = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 """As Odoo writes it; it goes back in every batch."""
 Uuid = Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")]
+StartName = Annotated[str, Field(max_length=64)]
 
 
 class Report(BaseModel):
@@ -51,6 +52,14 @@ class EpochReport(Report):
     """The highest ``seq`` that Odoo has confirmed (0: none)."""
     stored: int
     """How many messages Odoo has confirmed."""
+
+
+class StartReport(Report):
+    """A start of the process: the first message it could store, and the start before it in the same data folder."""
+
+    start: Uuid
+    first_seq: Annotated[int, Field(ge=1)]
+    previous: Uuid | None = None
 
 
 class BacklogReport(Report):
@@ -86,9 +95,8 @@ class SyncRequest(Report):
     uptime_s: float
     start: Uuid
     """Of this start of the process. Odoo keeps those it saw for each epoch: they tell a copy from its original."""
-    start_seq: Annotated[int, Field(ge=1)] = 1
-    """The first message that nobody has sent before this start: that of the earliest start of which no ``sync`` was
-    answered. It stays the same until the process ends."""
+    starts: Annotated[list[StartReport], Field(min_length=1, max_length=MOST_STARTS)]
+    """The present one last, and before it those since the last one of which a ``sync`` was answered."""
     database_uuid: str | None = None
     """The database this appliance is bound to; ``None`` before its first answer."""
     epochs: Annotated[list[EpochReport], Field(min_length=1, max_length=MOST_EPOCHS)]
@@ -107,10 +115,15 @@ class SyncRequest(Report):
 
 
 class KnownStart(OdooBody):
-    """A start of an appliance that Odoo has answered a ``sync`` of."""
+    """A start of an appliance that Odoo was told of, with the highest ``seq`` that it has stored of its batches.
 
-    start: Annotated[str, Field(max_length=64)]
-    start_seq: Annotated[int, Field(ge=1, le=MOST_COUNT)] = 1
+    Copies of a data folder go on with different starts after the same ``previous`` one.
+    """
+
+    start: StartName
+    first_seq: Annotated[int, Field(ge=1, le=MOST_COUNT)] = 1
+    previous: StartName | None = None
+    highest_seq: Count = 0
 
 
 class KnownEpoch(OdooBody):
@@ -123,10 +136,10 @@ class KnownEpoch(OdooBody):
     """Below this, Odoo answers ``duplicate``."""
     stored: Count | None = None
     """How many messages it has stored; fewer than it once confirmed means that it was restored from a backup."""
-    last_start: Annotated[str, Field(max_length=64)] | None = None
+    last_start: StartName | None = None
     """``start`` of the last sync before this one; one that the appliance never had means that a copy of it ran."""
     starts: list[KnownStart] = Field(default_factory=list)
-    """The newest starts before this sync, oldest first, ``last_start`` included: where a copy went its own way."""
+    """The newest starts told before this sync, in the order in which they were told first."""
 
 
 class PendingCommand(OdooBody):
@@ -172,6 +185,12 @@ class BatchLimits(OdooBody):
 
     messages: Annotated[int, Field(ge=1)] | None = None
     body_bytes: Annotated[int, Field(ge=1024)] | None = None
+
+
+class FencedProblem(OdooBody):
+    """What the 409 ``fenced`` to a ``sync`` says beside its code: what is known of the epochs that were reported."""
+
+    known: list[KnownEpoch] = Field(default_factory=list)
 
 
 class SyncAnswer(OdooBody):

@@ -78,14 +78,12 @@ class Standing:
         return self.starts[-1]
 
     @property
-    def start_seq(self) -> int:
-        """The first message that this appliance has never sent: of the earliest start that was not answered."""
-        first = self.present.first_seq
-        for start in reversed(self.starts):
-            if start.answered:
-                break
-            first = start.first_seq
-        return self.present.first_seq if self.present.answered else first
+    def unheard(self) -> Sequence[Start]:
+        """The present start, and those before it since the last one that was answered: of these nothing was sent."""
+        if self.present.answered:
+            return self.starts[-1:]
+        count = next((count for count, start in enumerate(reversed(self.starts)) if start.answered), len(self.starts))
+        return self.starts[-count:]
 
     async def answered(self, database_uuid: str) -> None:
         """Odoo has answered, and is the one that the appliance is bound to from now on."""

@@ -10,8 +10,15 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from appliance.contract.odoo import OdooProblem
-from appliance.contract.sync import FENCED, WRONG_DATABASE
-from appliance.errors import OdooAlarmError, OdooError, OdooRefusedError, OdooTooLargeError, OdooUnavailableError
+from appliance.contract.sync import FENCED, WRONG_DATABASE, FencedProblem
+from appliance.errors import (
+    OdooAlarmError,
+    OdooError,
+    OdooFencedError,
+    OdooRefusedError,
+    OdooTooLargeError,
+    OdooUnavailableError,
+)
 from appliance.uplink.retry import bounded_wait_s, parse_retry_after
 
 RESET_MEANS_TOO_LARGE_BYTES = 64 * 1024
@@ -63,6 +70,9 @@ class Answer:
     def sync_error(self) -> OdooError:
         """What an answer other than 200 to ``sync`` means."""
         problem = _parse(OdooProblem, self.content)
+        if problem and (self.status, problem.code) == (409, FENCED):
+            fenced = _parse(FencedProblem, self.content) or FencedProblem()
+            return OdooFencedError(printable(problem.text), known=fenced.known)
         if problem and self.status in (400, 409, 422):
             return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
         return self._error(problem)

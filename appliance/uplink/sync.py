@@ -16,7 +16,6 @@ from typing import Protocol
 
 from appliance.contract.odoo import Sender
 from appliance.contract.sync import (
-    FENCED,
     WRONG_DATABASE,
     BatchLimits,
     EpochReport,
@@ -26,11 +25,17 @@ from appliance.contract.sync import (
 )
 from appliance.contract.sync_answer import Flaw
 from appliance.contract.times import Clock
-from appliance.errors import OdooAlarmError, OdooRefusedError, OdooUnavailableError, StoreUnavailableError
+from appliance.errors import (
+    OdooAlarmError,
+    OdooFencedError,
+    OdooRefusedError,
+    OdooUnavailableError,
+    StoreUnavailableError,
+)
 from appliance.store.buffer import Buffer
 from appliance.store.standing import Gap, Standing
 from appliance.uplink.client import OdooClient
-from appliance.uplink.compare import forgotten_from, forked_at
+from appliance.uplink.compare import forgotten_from, forked_at, taken_over_from
 from appliance.uplink.fetched import FetchedWork
 from appliance.uplink.gate import Gate
 from appliance.uplink.retry import Backoff
@@ -162,6 +167,7 @@ class Sync:
             self._breaker.begin()
         except OdooUnavailableError as error:
             return error.retry_after_s or 1.0  # the pump is asking
+        refusal: OdooRefusedError | None = None
         try:
             request = sync_request(
                 await self._report(),
@@ -180,14 +186,15 @@ class Sync:
             self._breaker.succeeded()
             return self._alarmed(str(error))
         except OdooRefusedError as error:
-            self._breaker.succeeded()
-            return await self._refused(error)
+            refusal = error
         except BaseException:
             self._breaker.released()
             raise
         self._breaker.succeeded()
         self._failures = 0
         try:
+            if refusal is not None:
+                return await self._refused(refusal)
             return await self._answered(request, answer, flaws)
         except StoreUnavailableError as error:
             return self._store_fails(error)
@@ -219,9 +226,7 @@ class Sync:
             return self._wrong_database(answer.database_uuid)
         known = {known.epoch: known for known in answer.known}
         present = self._buffer.epochs()[0]
-        fork = forked_at(
-            known.get(present.epoch), present=present, starts=standing.starts, start_seq=standing.start_seq
-        )
+        fork = forked_at(known.get(present.epoch), present=present, starts=standing.starts, unheard=standing.unheard)
         if fork is not None:
             return await self._renew(
                 fork, "a copy of this appliance has been at work, or it was restored from a backup"
@@ -323,18 +328,21 @@ class Sync:
         self._failures = 0
         if error.code == WRONG_DATABASE:
             return self._wrong_database(None)
-        if error.code == FENCED:
-            return await self._fenced()
+        if isinstance(error, OdooFencedError):
+            return await self._fenced(error)
         text = f"Odoo refuses sync ({error.status} {error.code}: {error})"
         if not self._admitted:
             return self._alarmed(text)
         self._journal.trouble(text)
         return self._times.alarm_s
 
-    async def _fenced(self) -> float:
+    async def _fenced(self, error: OdooFencedError) -> float:
         standing = self._standing
         if standing.may_take_over:
-            first_seq = self._buffer.epochs()[0].last_seq + 1 if standing.present.answered else standing.start_seq
+            present = self._buffer.epochs()[0]
+            known = next((known for known in error.known if known.epoch == present.epoch), None)
+            fork = forked_at(known, present=present, starts=standing.starts, unheard=standing.unheard)
+            first_seq = taken_over_from(fork, present=present, unheard=standing.unheard)
             return await self._renew(first_seq, "this copy of the appliance was enrolled and takes over from another")
         return self._alarmed(
             "another copy of this appliance has taken its place in Odoo: switch one of them off, and enrol this one "

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from appliance.contract.sync import BacklogReport, EpochReport, LedgerReport, SyncRequest
+from appliance.contract.sync import (
+    MOST_STARTS,
+    BacklogReport,
+    EpochReport,
+    LedgerReport,
+    StartReport,
+    SyncRequest,
+)
 from appliance.contract.times import rfc3339
 from appliance.store.epochs import EpochStand
 from appliance.store.standing import Standing
@@ -43,7 +50,7 @@ def sync_request(
             "time": rfc3339(now_ms),
             "uptime_s": report.uptime_s,
             "start": standing.present.start,
-            "start_seq": standing.start_seq,
+            "starts": _told(standing),
             "database_uuid": standing.database_uuid,
             "epochs": [
                 EpochReport(
@@ -67,3 +74,16 @@ def sync_request(
             "ca_fingerprint": report.ca_fingerprint,
         }
     )
+
+
+def _told(standing: Standing) -> list[StartReport]:
+    """As many as may be told. Where some are left out, the first that follows begins where they did."""
+    starts = standing.unheard
+    earlier = standing.starts[: -len(starts)]
+    kept = starts[-MOST_STARTS:]
+    firsts = [starts[0].first_seq, *(start.first_seq for start in kept[1:])]
+    previous = [earlier[-1].start if earlier else None, *(start.start for start in kept[:-1])]
+    return [
+        StartReport(start=start.start, first_seq=first_seq, previous=before)
+        for start, first_seq, before in zip(kept, firsts, previous, strict=True)
+    ]

@@ -47,9 +47,9 @@ class Gateways:
         if key_of is not None and key_of != request.gateway:
             raise RefusalError(403, "wrong_gateway", "this key is another gateway's")
         self._check_database(request.database_uuid)
+        known = [known for report in request.epochs if (known := self._known(request.gateway, report))]
         with self._state.transaction():
-            self._admit(request)
-            known = [known for report in request.epochs if (known := self._known(request.gateway, report))]
+            self._admit(request, known)
             self._note(request)
         work = self._work.offer(request.gateway)
         devices = self._feed.since(request.gateway, request.cursor)
@@ -124,12 +124,12 @@ class Gateways:
                 409, WRONG_DATABASE, "this appliance is bound to another database, is this a copy?", database_uuid=own
             )
 
-    def _admit(self, request: SyncRequest) -> None:
+    def _admit(self, request: SyncRequest, known: list[dict[str, Any]]) -> None:
         """Make the present epoch the active one; 409 for one that is no more."""
         connection, gateway, present = self._state.connection, request.gateway, request.epochs[0].epoch
         row = self._state.row("SELECT retired FROM epochs WHERE gateway = ? AND epoch = ?", gateway, present)
         if row == (1,):
-            raise RefusalError(409, FENCED, "another copy of this appliance has taken its place")
+            raise RefusalError(409, FENCED, "another copy of this appliance has taken its place", known=known)
         connection.execute(
             "UPDATE epochs SET retired = 1 WHERE gateway = ?1 AND epoch <> ?2 "
             "AND epoch = (SELECT epoch FROM gateways WHERE gateway = ?1)",
@@ -144,7 +144,8 @@ class Gateways:
             "SELECT floor, highest, stored FROM epochs WHERE gateway = ? AND epoch = ?", gateway, report.epoch
         )
         starts = self._state.rows(
-            "SELECT start, start_seq FROM starts WHERE gateway = ? AND epoch = ? ORDER BY number DESC LIMIT ?",
+            "SELECT start, first_seq, previous, highest, synced FROM starts WHERE gateway = ? AND epoch = ? "
+            "ORDER BY number DESC LIMIT ?",
             *(gateway, report.epoch, MOST_STARTS),
         )
         if row is None or not (starts or row[1]):
@@ -154,25 +155,29 @@ class Gateways:
             "floor": row[0],
             "highest_seq": row[1],
             "stored": row[2],
-            "last_start": starts[0][0] if starts else None,
-            "starts": [{"start": start, "start_seq": start_seq} for start, start_seq in reversed(starts)],
+            "last_start": max(starts, key=lambda start: start[4])[0] if starts else None,
+            "starts": [
+                {"start": start, "first_seq": first_seq, "previous": previous, "highest_seq": highest}
+                for start, first_seq, previous, highest, _ in reversed(starts)
+            ],
         }
 
     def _note(self, request: SyncRequest) -> None:
         connection, gateway, epoch = self._state.connection, request.gateway, request.epochs[0].epoch
-        last = self._state.row(
-            "SELECT start FROM starts WHERE gateway = ? AND epoch = ? ORDER BY number DESC LIMIT 1", gateway, epoch
+        connection.executemany(
+            "INSERT OR IGNORE INTO starts (gateway, epoch, start, first_seq, previous) VALUES (?, ?, ?, ?, ?)",
+            [(gateway, epoch, start.start, start.first_seq, start.previous) for start in request.starts],
         )
-        if last != (request.start,):
-            connection.execute(
-                "INSERT INTO starts (gateway, epoch, start, start_seq) VALUES (?, ?, ?, ?)",
-                (gateway, epoch, request.start, request.start_seq),
-            )
-            connection.execute(
-                "DELETE FROM starts WHERE gateway = ?1 AND number <= (SELECT number FROM starts WHERE gateway = ?1 "
-                "ORDER BY number DESC LIMIT 1 OFFSET ?2)",
-                (gateway, STARTS_KEPT),
-            )
+        connection.execute(
+            "UPDATE starts SET synced = (SELECT max(synced) + 1 FROM starts) "
+            "WHERE gateway = ? AND epoch = ? AND start = ?",
+            (gateway, epoch, request.start),
+        )
+        connection.execute(
+            "DELETE FROM starts WHERE gateway = ?1 AND number <= (SELECT number FROM starts WHERE gateway = ?1 "
+            "ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+            (gateway, STARTS_KEPT),
+        )
         connection.execute(
             "INSERT OR REPLACE INTO gateways (gateway, epoch, start, cursor, synced_at_ms, report) "
             "VALUES (?, ?, ?, ?, ?, ?)",

@@ -55,7 +55,7 @@ class Inbox:
             if not isinstance(message, dict) or not _is_seq(message.get("seq")):
                 raise RefusalError(422, "bad_request", "every message needs a seq")
         with self._state.transaction() as connection:
-            results = self._accept(connection, gateway, epoch, floor, settled, stored, messages)
+            results = self._accept(connection, gateway, epoch, floor, settled, stored, str(body.get("start")), messages)
         self.answers.update(result["status"] for result in results)
         self._prune()
         return results
@@ -86,6 +86,7 @@ class Inbox:
         floor: int,
         settled: int,
         told_stored: int,
+        start: str,
         messages: list[dict[str, Any]],
     ) -> list[Result]:
         row = self._state.row(
@@ -134,6 +135,13 @@ class Inbox:
             "ON CONFLICT (gateway, epoch) DO UPDATE "
             "SET floor = excluded.floor, highest = excluded.highest, stored = stored + excluded.stored",
             (gateway, epoch, floor, highest, stored),
+        )
+        connection.execute(
+            "UPDATE starts SET highest = max(highest, ?) WHERE gateway = ? AND epoch = ? AND start = ?",
+            (
+                max((result["seq"] for result in results if result["status"] == "stored"), default=0),
+                *(gateway, epoch, start),
+            ),
         )
         return results
 

@@ -36,7 +36,8 @@ CREATE TABLE IF NOT EXISTS gateways (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS starts (
     number INTEGER PRIMARY KEY AUTOINCREMENT, gateway TEXT NOT NULL, epoch TEXT NOT NULL, start TEXT NOT NULL,
-    start_seq INTEGER NOT NULL
+    first_seq INTEGER NOT NULL, previous TEXT, highest INTEGER NOT NULL DEFAULT 0, synced INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (gateway, epoch, start)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS codes (
     code TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL, gateway TEXT

@@ -48,7 +48,7 @@ class Box:
             "time": "2026-11-22T10:00:00.000Z",
             "uptime_s": 5.0,
             "start": self.start,
-            "start_seq": self.start_seq,
+            "starts": [{"start": self.start, "first_seq": self.start_seq}],
             "database_uuid": self.database,
             "epochs": epochs,
             **more,
@@ -96,7 +96,7 @@ def test_sync_tells_what_is_known_of_an_epoch(box: Box) -> None:
         "floor": 7,
         "stored": 4,
         "last_start": box.start,
-        "starts": [{"start": box.start, "start_seq": 1}],
+        "starts": [{"start": box.start, "first_seq": 1, "previous": None, "highest_seq": 9}],
     }
 
 
@@ -105,7 +105,8 @@ def test_starts_are_told_in_their_order_without_the_one_that_asks_for_the_first_
     first, box.start, box.start_seq = box.start, new(), 12
     assert [start["start"] for start in (known(box.sync(), box.epochs[0]) or {})["starts"]] == [first]
     told = known(box.sync(), box.epochs[0]) or {}
-    assert told["starts"] == [{"start": first, "start_seq": 1}, {"start": box.start, "start_seq": 12}]
+    assert [start["start"] for start in told["starts"]] == [first, box.start]
+    assert [start["first_seq"] for start in told["starts"]] == [1, 12]
     assert told["last_start"] == box.start
 
 
@@ -125,7 +126,9 @@ def test_who_takes_a_new_epoch_is_the_active_one_and_the_twin_that_keeps_the_old
     twin.sync()
     box.epochs.insert(0, new())
     assert known(box.sync(), box.epochs[0]) is None
-    assert outcome(twin.ask()) == (409, "fenced")
+    refusal = twin.ask()
+    assert outcome(refusal) == (409, "fenced")
+    assert refusal.json()["known"][0]["stored"] == 2, "what is known goes with it, for one that is to take over"
     assert outcome(twin.post(3)) == (409, "fenced")
     assert box.send(3) == ["stored"]
     assert box.send(2, epoch=1) == ["duplicate"], "rows that existed before the fork keep their epoch"

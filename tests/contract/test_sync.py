@@ -41,7 +41,7 @@ def test_a_bad_item_is_told_apart_with_its_name_and_the_others_are_used_in_their
     ("name", "bad", "good"),
     [
         ("known", {"epoch": "e", "highest_seq": 10**30}, {"epoch": "e", "highest_seq": 5}),
-        ("known", {"epoch": "e", "starts": [{"start": "s", "start_seq": 0}]}, {"epoch": "e"}),
+        ("known", {"epoch": "e", "starts": [{"start": "s", "first_seq": 0}]}, {"epoch": "e"}),
         ("cancel_commands", "no spaces", "c-1"),
         ("updates", {"update_id": "u", "device_id": "press-07", "action": "explode"}, None),
         ("devices", {"device_id": "../etc"}, {"device_id": "press-07"}),

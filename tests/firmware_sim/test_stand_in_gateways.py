@@ -22,7 +22,14 @@ async def side() -> AsyncIterator[Side]:
 
 def request(**more: Any) -> dict[str, Any]:
     epoch = {"epoch": str(uuid.UUID(int=1)), "last_seq": 0, "floor": 1, "settled": 0, "stored": 0}
-    told = {"name": "line 1", "version": "1", "time": "…", "uptime_s": 1, "start": str(uuid.UUID(int=2))}
+    told: dict[str, Any] = {
+        "name": "line 1",
+        "version": "1",
+        "time": "…",
+        "uptime_s": 1,
+        "start": str(uuid.UUID(int=2)),
+    }
+    told["starts"] = [{"start": told["start"], "first_seq": 1}]
     return {"contract": 1, "gateway": GATEWAY, "epochs": [epoch], **told, **more}
 
 
