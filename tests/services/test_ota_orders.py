@@ -197,6 +197,17 @@ async def test_what_is_not_acknowledged_is_written_again_on_return_but_not_for_e
     assert await bench.told() == ["fetching", "queued", "offered", "failed"]
 
 
+async def test_what_was_acknowledged_is_not_written_again_while_that_is_being_stored(bench: UpdateBench) -> None:
+    bench.broker.connect("d1")
+    await bench.order()
+    bench.broker.sent[-1].ack()
+    bench.service.device_ready("d1")
+    bench.service.device_ready("d1")
+    await bench.settle()
+    assert len(bench.broker.sent) == 1
+    assert await bench.state() == "delivered"
+
+
 async def test_a_delivery_is_on_disk_before_its_bytes_go_out(bench: UpdateBench) -> None:
     seen: list[tuple[Any, ...]] = []
     bench.broker.look = lambda delivered: seen.extend(bench.on_disk("SELECT state, deliveries FROM updates"))

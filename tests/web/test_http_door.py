@@ -174,3 +174,59 @@ async def test_a_request_that_is_being_served_keeps_its_place() -> None:
             assert b"200 OK" in await reader.readuntil(b"ok")
         for _, each in [*others, (reader, writer)]:
             each.close()
+
+
+class _Slow(BoundedHttp):
+    request_s = 0.4
+    slow_buffer_bytes = 4096
+    """The kernel makes it a little more."""
+
+
+_FILE_BYTES = 1 << 20
+
+
+async def _file(scope: Any, receive: Any, send: Any) -> None:
+    headers = [(b"content-length", str(_FILE_BYTES).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for at in range(0, _FILE_BYTES, 65_536):
+        await send({"type": "http.response.body", "body": bytes(65_536), "more_body": at + 65_536 < _FILE_BYTES})
+
+
+async def _read_slowly(port: int, path: str) -> int:
+    """How much arrives at a client that takes more than a second for it, with buffers of a small device."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", port))
+        await loop.sock_sendall(client, f"GET {path} HTTP/1.1\r\nHost: box\r\n\r\n".encode())
+        got = 0
+        with suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while got < _FILE_BYTES and (data := await loop.sock_recv(client, 8192)):
+                    got += len(data)
+                    await asyncio.sleep(0.01)
+    return got
+
+
+async def test_a_long_answer_takes_as_long_as_its_client_goes_on_reading() -> None:
+    async with door(_file, _Slow) as port:
+        begun = asyncio.get_running_loop().time()
+        assert await _read_slowly(port, "/firmware/abc") >= _FILE_BYTES
+        assert asyncio.get_running_loop().time() - begun > 2 * _Slow.request_s
+
+
+async def test_a_client_that_takes_nothing_of_a_long_answer_is_cut_off() -> None:
+    async with door(_file, _Slow) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        writer.write(b"GET /firmware/abc HTTP/1.1\r\nHost: box\r\n\r\n")
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(1.5 * _Slow.request_s)
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        got = 0
+        async with asyncio.timeout(5):
+            with suppress(ConnectionError):
+                while data := await reader.read(65_536):
+                    got += len(data)
+        assert got < _FILE_BYTES
+        writer.close()
