@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from appliance.broker.local_traffic import LocalTraffic
 
 
+MOST_PENDING = 32
+"""SUBSCRIBE packets that wait for amqtt; a device may not hold more filters than that anyway."""
+
+
 class LocalHalf:
     """What the device publishes to local topics and holds of them.
 
@@ -65,7 +69,8 @@ class LocalHalf:
         if retain:
             self._traffic.retained.put(topic, payload, qos)
         self._untaken.add(len(topic) + len(payload))
-        if self._waiting or (self._state is not None and self._state.settling):
+        settling = bool(self._waiting) or (self._state is not None and self._state.settling)
+        if settling and not self._traffic.fan_out.stalled:
             self._waiting.append((topic, payload, qos))
         else:
             self._hand_over(topic, payload, qos)
@@ -83,7 +88,7 @@ class LocalHalf:
         if permitted and self._state is None:
             self._state = self._traffic.open(self)
         state = self._state
-        if not permitted or state is None:
+        if not permitted or state is None or state.pending >= MOST_PENDING:
             self.connection.write(frames.suback(packet_id, native_codes))
             return
         wanted: dict[str, int] = {}

@@ -53,6 +53,11 @@ class LocalState(AttachedState):
         """Whether amqtt owes an answer: what is published now could overtake a subscription inside it."""
         return bool(self._then) or self.attachment.busy
 
+    @property
+    def pending(self) -> int:
+        """How many requests wait for amqtt."""
+        return len(self._then)
+
     def hold(self, filters: Mapping[str, int], now: int, then: Callable[[], None]) -> None:
         """Hold these with their QoS, from behind message number ``now``; ``then`` is called when amqtt is in step."""
         self.subscribe(filters, now)

@@ -22,11 +22,15 @@ from tests.bench.processes import cpu_seconds, memory_bytes
 from tests.bench.report import finish, progress, table
 from tests.bench.wire import (
     CONNACK,
+    PUBACK,
+    PUBLISH,
     SUBACK,
     WireError,
     connect_packet,
+    puback_packet,
     publish_packet,
     split,
+    split_publish,
     subscribe_packet,
 )
 from tests.e2e.harness import Appliance
@@ -37,8 +41,7 @@ RETRY_S = 1.0
 GIVE_UP_S = 60.0
 TICK_S = 0.01
 KEEP_ALIVE_S = 600
-_SERVED = b"\x20\x02\x00\x00\x90\x05\x00\x01\x01\x01\x01"
-_CONNACK_BYTES = 4
+PUBACK_BYTES = 4
 
 
 class Plan(NamedTuple):
@@ -66,7 +69,7 @@ class FleetDevice(asyncio.Protocol):
         self._connect = connect_packet(name, username=name, password=password, keep_alive_s=KEEP_ALIVE_S)
         self._subscribe = subscribe_packet(list(device.topics.receivable()))
         self._publish = publish_packet(device.topics.telemetry, sensor_payload(200)[0], packet_id=1)
-        self._buffer = b""
+        self._buffer = bytearray()
         self.transport: asyncio.WriteTransport
         self.served: asyncio.Future[None] | None = None
         self.acknowledged = 0
@@ -77,19 +80,23 @@ class FleetDevice(asyncio.Protocol):
         self.transport.write(self._connect)
 
     def data_received(self, data: bytes) -> None:
-        served = self.served
-        if served is None:
-            self.acknowledged += len(data) // 4  # nothing but PUBACKs can come now
+        if len(data) == PUBACK_BYTES and data[0] == PUBACK and not self._buffer:
+            self.acknowledged += 1
             return
         self._buffer += data
-        if self._buffer == _SERVED:
-            self.served = None
-            served.set_result(None)
-        elif len(self._buffer) == _CONNACK_BYTES and _SERVED.startswith(self._buffer):
-            self.transport.write(self._subscribe)
-        elif not _SERVED.startswith(self._buffer):
-            packets = [(hex(first), body.hex()) for first, body in split(bytearray(self._buffer))]
-            served.set_exception(WireError(f"not CONNACK and SUBACK ({CONNACK:#x}, {SUBACK:#x}) but {packets}"))
+        for first, body in split(self._buffer):
+            if first == PUBACK:
+                self.acknowledged += 1
+            elif first == CONNACK and body == b"\0\0":
+                self.transport.write(self._subscribe)
+            elif first == SUBACK and body == b"\0\1\1\1\1" and self.served is not None:
+                self.served.set_result(None)
+            elif first & 0xF0 == PUBLISH:
+                # its configuration, at its first login
+                _, packet_id, _ = split_publish(first, body)
+                self.transport.write(puback_packet(packet_id or 0))
+            elif self.served is not None and not self.served.done():
+                self.served.set_exception(WireError(f"unexpected packet {first:#x} {body.hex()}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -120,7 +127,7 @@ async def storm(
 
     async def one(client: FleetDevice) -> None:
         while True:
-            client.served, client._buffer, client.lost = loop.create_future(), b"", False
+            client.served, client._buffer, client.lost = loop.create_future(), bytearray(), False
             served = client.served
             try:
                 await loop.create_connection(
@@ -253,8 +260,10 @@ async def measure(plan: Plan) -> dict[str, Any]:
     with TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         devices = await pair_devices(folder / "data", device_names(plan.devices))
-        await Appliance.start(first := Appliance(folder))  # makes the keys
-        await first.stop()
+        async with Appliance(folder) as first:  # makes the keys, and tells each device its configuration
+            came = await storm(first.mqtt_port, devices, server_pid=first.pid, context=None)
+            leave(came.clients)
+            await first.stop()
         gc.collect()
         gc.freeze()
         for number in range(plan.rounds):

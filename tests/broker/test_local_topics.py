@@ -550,6 +550,21 @@ async def test_subscriptions_of_a_device_are_bounded(tmp_path: Path) -> None:
         assert await client.packet() == (frames.SUBACK, b"\x00\x02\x80\x01")
 
 
+async def test_requests_that_wait_for_amqtt_are_bounded_and_hold_up_nothing_else(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await machine(rig, "robot-1")
+    monkeypatch.setattr("appliance.broker.adapters.Attachment._answer", lambda self, codes: None)
+    client.send(*(subscribe(number, "line/all/#", "command/robot-1/action") for number in range(1, 101)))
+    assert await client.packets(68) == [(frames.SUBACK, bytes([0, number]) + b"\x80\x01") for number in range(33, 101)]
+    await publish(client, "telemetry/robot-1/data", b"1")
+    rig.broker.fan_out.stalled = True
+    for _ in range(300):
+        await publish(client, "line/robot-1/out", b"x" * 1000)
+    await publish(client, "telemetry/robot-1/data", b"2")
+    assert rig.buffer.backlog().waiting == 2
+
+
 async def test_a_session_that_amqtt_ends_is_begun_anew_by_its_device(rig: Rig) -> None:
     client = await machine(rig, "robot-1", "line/+/out", clean=False)
     name = next(name for name in rig.broker.amqtt.sessions if name.endswith("/robot-1"))
