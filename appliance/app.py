@@ -271,6 +271,7 @@ class Appliance:
                 registry=self.registry,
                 presence=self.presence,
                 health=self.health,
+                gateway_clock=self.observers.gateway_clock,
                 devices=self.devices.changes,
                 api_url=f"{'https' if settings.http_use_tls else 'http'}://{host}:{self.ports.http}",
                 fingerprint=self.fingerprint,
@@ -347,7 +348,8 @@ class Appliance:
 
     async def _watch_store(self) -> None:
         """The store's writer ends only by an error that nothing can mend: then the process must end too."""
-        await self.database.failed
+        # shielded: whoever is cancelled here must not make the store believe that it has failed
+        await asyncio.shield(self.database.failed)
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()

@@ -12,6 +12,7 @@ from appliance.contract.times import Clock, rfc3339
 from appliance.enrolment import OdooAccess
 from appliance.health import HealthService
 from appliance.services.commands import CommandService
+from appliance.services.gateway_clock import GatewayClock
 from appliance.services.pending_commands import PendingCommands
 from appliance.services.presence import PresenceService
 from appliance.settings import Settings
@@ -88,6 +89,7 @@ class OdooLink:
         registry: DeviceRegistry,
         presence: PresenceService,
         health: HealthService,
+        gateway_clock: GatewayClock,
         api_url: str,
         fingerprint: str,
         updates: Updates | None = None,
@@ -106,6 +108,7 @@ class OdooLink:
             gateway_uid=self._gateway_uid,
             clock=self._clock,
             gate=self._gate,
+            on_time=gateway_clock.agrees_with,
         )
 
     def tasks(self) -> Mapping[str, Coroutine[Any, Any, object]]:

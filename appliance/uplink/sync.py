@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Protocol
@@ -24,7 +25,7 @@ from appliance.contract.sync import (
     SyncRequest,
 )
 from appliance.contract.sync_answer import Flaw
-from appliance.contract.times import Clock
+from appliance.contract.times import Clock, parse_rfc3339
 from appliance.errors import (
     OdooAlarmError,
     OdooFencedError,
@@ -106,6 +107,7 @@ class Sync:
         times: SyncTimes | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         gate: Gate | None = None,
+        on_time: Callable[[int], None] = lambda ms: None,
     ) -> None:
         self._client = client
         self._breaker = client.breaker
@@ -121,6 +123,7 @@ class Sync:
         self._sleep = sleep
         self._backoff = Backoff(random=self._random, cap_s=self._times.probe_cap_s)
         self._journal = SyncJournal(clock=self._clock)
+        self._on_time = on_time
         self._wake = asyncio.Event()
         self._failures = 0
         self._at_once = 0
@@ -224,6 +227,7 @@ class Sync:
         standing = self._standing
         if standing.database_uuid not in (None, answer.database_uuid):
             return self._wrong_database(answer.database_uuid)
+        self._tell_time(answer.time)
         known = {known.epoch: known for known in answer.known}
         present = self._buffer.epochs()[0]
         fork = forked_at(known.get(present.epoch), present=present, starts=standing.starts, unheard=standing.unheard)
@@ -240,6 +244,12 @@ class Sync:
         if answer.cursor is not None and self._work.devices_are_current:
             await standing.keep_cursor(answer.cursor)
         return self._until_next(request, answer)
+
+    def _tell_time(self, text: str | None) -> None:
+        """Odoo's clock, to those who judge ours by it."""
+        with suppress(ValueError, OverflowError):
+            if text is not None:
+                self._on_time(parse_rfc3339(text))
 
     def _admit(self, answer: SyncAnswer) -> None:
         """Odoo is the right one, and knows which messages are whose: the pump may go on."""
