@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from appliance.contract.device import ConfigOk, MqttAccess, encode
 from appliance.contract.times import Clock, rfc3339
 from appliance.services.credentials import Credentials
+from appliance.store.device import topics_digest
 from appliance.store.devices import Device, Told
 
 DIGEST_BYTES = 16
@@ -69,7 +70,7 @@ class Configuration:
 
     def told(self, device: Device, *, generation: int, asked: bool = False) -> Told:
         """What it knows of a device that it was told its present configuration; ``generation`` of its secret."""
-        return Told(device.config_version, generation, self.digest(device), asked)
+        return Told(device.config_version, generation, self.digest(device), topics_digest(device.topics), asked)
 
 
 def newer_secret(device: Device, generation: int) -> int | None:

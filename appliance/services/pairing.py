@@ -78,9 +78,14 @@ class PairingService:
         """The present configuration, for a device that asks over HTTP with the secret of ``generation``. A newer secret
         is in it only if it is new to the device."""
         secret_of = newer_secret(device, generation)
-        told = self.configuration.told(device, generation=secret_of or generation, asked=True)
+        answer = self.configuration.answer(device, request_id=request_id, ca=ca, secret_of=secret_of)
+        # nobody knows whether this answer arrives. A login with a secret that it had from nowhere else proves it; a
+        # device that cannot be told over MQTT is taken at its word; all others are told once more when they log in
+        new_to_it = secret_of is not None and (device.told is None or device.told.generation < secret_of)
+        proven = new_to_it or too_large(device, encode(answer)) is not None
+        told = self.configuration.told(device, generation=secret_of or generation, asked=proven)
         self.notes.add(device.device_id, DeviceNote(told=told))
-        return self.configuration.answer(device, request_id=request_id, ca=ca, secret_of=secret_of)
+        return answer
 
     def _as_answer(self, outcome: Outcome, request: ConfigRequest, *, ca: bool) -> ConfigAnswer:
         request_id = request.request_id
@@ -91,7 +96,8 @@ class PairingService:
                     # it changed hands in this very moment: the repeat will say how
                     return ConfigPending(request_id=request_id, retry_after_s=1)
                 wanted = ca if request.ca_pem is None else request.ca_pem
-                told = self.configuration.told(device, generation=generation, asked=True)
+                proven = device.login_generation < generation
+                told = self.configuration.told(device, generation=generation, asked=proven)
                 self.notes.add(device_id, DeviceNote(told=told))
                 return self.configuration.answer(device, request_id=request_id, ca=wanted, secret_of=generation)
             case Refused(code, message, retry_after_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,8 +24,15 @@ class Told(NamedTuple):
     """The secret that the device has with it: the one it was told, or the one it had shown."""
     digest: bytes
     """Of what was told, without secret and time (:meth:`appliance.services.configuration.Configuration.digest`)."""
+    topics: bytes = b""
+    """Which topics that were: :func:`topics_digest`."""
     asked: bool = False
-    """It went out over HTTP or to an unpaired connection, which tells of no PUBACK: the next login proves it."""
+    """It went out where no PUBACK tells that it has arrived; a login with its secret is to prove that."""
+
+
+def topics_digest(topics: DeviceTopics) -> bytes:
+    """Eight bytes that tell one set of topics from another."""
+    return hashlib.blake2b("\0".join(topics.as_dict().values()).encode(), digest_size=8).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,13 +165,12 @@ def with_topics(device: Device, topics: DeviceTopics) -> Device:
     """With other topics; those that it may have by now stay usable beside them."""
     if topics == device.topics:
         return device
-    version = device.config_version
-    has_present = device.taken is not None and device.taken.version == version
+    present = topics_digest(device.topics)
     left: tuple[DeviceTopics, ...] = device.earlier
-    if has_present:
+    if device.taken is not None and device.taken.topics == present:
         # the first are those that the device is known to have: they stay, however often its topics change
         left = (device.topics, *device.earlier)
-    elif device.told is None or device.told.version == version:
+    elif device.told is None or device.told.topics == present:
         # what it was never told it cannot have
         left = (*device.earlier, device.topics)
     unique = list(dict.fromkeys(each for each in left if each != topics))

@@ -72,7 +72,9 @@ def row_of(device: Device, *, enabled: bool, with_config: bool = False, with_top
 
 def write_told(told: Told | None) -> str | None:
     """As JSON."""
-    return None if told is None else to_json([told.version, told.generation, told.digest.hex(), told.asked]).decode()
+    if told is None:
+        return None
+    return to_json([told.version, told.generation, told.digest.hex(), told.topics.hex(), told.asked]).decode()
 
 
 def read_told(text: str | None) -> Told | None:
@@ -80,8 +82,8 @@ def read_told(text: str | None) -> Told | None:
     if text is None:
         return None
     try:
-        version, generation, digest, asked = from_json(text)
-        return Told(int(version), int(generation), bytes.fromhex(digest), bool(asked))
+        version, generation, digest, topics, asked = from_json(text)
+        return Told(int(version), int(generation), bytes.fromhex(digest), bytes.fromhex(topics), bool(asked))
     except (ValueError, TypeError):
         return None
 

@@ -294,12 +294,34 @@ async def test_a_secret_is_never_told_to_who_has_it(box: Box) -> None:
     assert box.pairing.current(box.device(), generation=2).mqtt.password is None
 
 
-async def test_what_a_device_got_over_http_it_is_not_told_once_more(box: Box) -> None:
+async def test_an_answer_over_http_proves_nothing_and_the_device_is_told_once_more(box: Box) -> None:
     await box.pair_fully()
     box.broker.logout("press-07")
     await box.change(config={"config_version": 2})
     box.pairing.current(box.device(), generation=1)
     box.broker.login("press-07")
+    assert (await box.delivery(1)).version == 2
+
+
+async def test_a_login_with_a_secret_that_was_told_over_http_proves_that_its_answer_arrived(box: Box) -> None:
+    await box.pair_fully()
+    box.broker.logout("press-07")
+    await box.change(config={"config_version": 2}, secret_version=1)
+    box.pairing.current(box.device(), generation=1)
+    await box.settled()
+    # a second one, with a newer configuration, may get lost
+    await box.change(config={"config_version": 3})
+    box.pairing.current(box.device(), generation=1)
+    box.broker.login("press-07", 2)
+    assert (await box.delivery(1)).version == 3
+
+
+async def test_who_got_secret_and_configuration_over_http_is_told_nothing_twice(box: Box) -> None:
+    await box.pair_fully()
+    box.broker.logout("press-07")
+    await box.change(config={"config_version": 2}, secret_version=1)
+    box.pairing.current(box.device(), generation=1)
+    box.broker.login("press-07", 2)
     await quiet(box, after=0)
     assert box.push.is_current(box.device())
 

@@ -15,7 +15,7 @@ from appliance.contract.odoo import DeviceConfig
 from appliance.contract.topics import LocalTopics, TopicTemplates
 from appliance.errors import OtherDeviceError, StoreUnavailableError, TopicsRefusedError, UnknownDeviceError
 from appliance.store.database import Database
-from appliance.store.device import EARLIER_TOPICS_KEPT
+from appliance.store.device import EARLIER_TOPICS_KEPT, topics_digest
 from appliance.store.device_rows import PAIRINGS_KEPT, VALID_GENERATIONS, Claim
 from appliance.store.devices import Device, DeviceNote, DeviceRegistry, DeviceUpdate, Told
 
@@ -375,8 +375,8 @@ def config(device_id: str = "press-07", **values: object) -> DeviceConfig:
     return DeviceConfig.model_validate({"device_id": device_id, **values})
 
 
-def told(version: int = 1, generation: int = 1) -> Told:
-    return Told(version, generation, b"d" * 16)
+def told(device: Device | None = None, *, version: int = 1, generation: int = 1) -> Told:
+    return Told(version, generation, b"d" * 16, b"" if device is None else topics_digest(device.topics))
 
 
 async def change(registry: DeviceRegistry, device_id: str = "press-07", **values: Any) -> Device:
@@ -576,24 +576,28 @@ async def test_earlier_topics_stay_the_devices_own_until_they_are_ended(
     await change(registry, "b", config=config("b", topics={"config_request": "old/a"}))
 
 
-async def change_topics(registry: DeviceRegistry, number: int, **note: Told) -> Device:
-    """To version ``number`` with the topics ``t<number>``; then what the device was told of it, or has taken."""
-    topics = {"telemetry": f"t{number}/{{device}}"}
-    device = await change(registry, config=config(config_version=number, topics=topics))
-    await registry.note({"press-07": DeviceNote(**note)})
-    return device
+async def tell(registry: DeviceRegistry, *, taken: bool = False) -> None:
+    """The device is told what it should know; perhaps it acknowledges."""
+    present = told(known(registry, "press-07"))
+    await registry.note({"press-07": DeviceNote(told=present, taken=present if taken else None)})
+
+
+async def change_topics(registry: DeviceRegistry, number: int) -> Device:
+    """To version ``number`` with the topics ``t<number>``."""
+    return await change(registry, config=config(config_version=number, topics={"telemetry": f"t{number}/{{device}}"}))
 
 
 async def test_of_many_changes_the_topics_that_a_device_is_known_to_have_and_the_newest_it_was_told_are_kept(
     database: Database, registry: DeviceRegistry
 ) -> None:
     await registry.pair(claim(topics={"telemetry": "t1/{device}"}))
-    await registry.note({"press-07": DeviceNote(told=told(1), taken=told(1))})
+    await tell(registry, taken=True)
     for number in range(2, 7):
-        await change_topics(registry, number, told=told(number))
+        await change_topics(registry, number)
+        await tell(registry)
     assert telemetry_of(known(registry, "press-07")) == ["t1/press-07", "t4/press-07", "t5/press-07"]
-    await registry.note({"press-07": DeviceNote(taken=told(6))})
-    device = await change_topics(registry, 7, told=told(7))
+    await tell(registry, taken=True)
+    device = await change_topics(registry, 7)
     assert telemetry_of(device)[0] == "t6/press-07"
     assert len(device.earlier) == EARLIER_TOPICS_KEPT
     assert (await load(database)).get("press-07") == known(registry, "press-07")
@@ -604,10 +608,19 @@ async def test_of_many_changes_the_topics_that_a_device_is_known_to_have_and_the
 
 async def test_topics_that_a_device_was_never_told_are_not_kept_for_it(registry: DeviceRegistry) -> None:
     await registry.pair(claim(topics={"telemetry": "t1/{device}"}))
-    await registry.note({"press-07": DeviceNote(told=told(1), taken=told(1))})
+    await tell(registry, taken=True)
     for number in range(2, 20):
         await change_topics(registry, number)
     assert telemetry_of(known(registry, "press-07")) == ["t1/press-07"]
+
+
+async def test_topics_are_known_to_a_device_also_when_other_things_have_changed_since(
+    registry: DeviceRegistry,
+) -> None:
+    await registry.pair(claim(topics={"telemetry": "t1/{device}"}))
+    await tell(registry)
+    await change(registry, config=config(config_version=2, topics={"telemetry": "t1/{device}"}, settings={"a": 1}))
+    assert telemetry_of(await change_topics(registry, 3)) == ["t1/press-07"]
 
 
 async def test_topics_that_the_settings_change_leave_the_former_ones_usable(
