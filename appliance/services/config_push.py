@@ -166,8 +166,7 @@ class ConfigPush:
 
     def is_current(self, device: Device) -> bool:
         """Whether the device has its present configuration."""
-        _, taken = self._known(device)
-        return taken is not None and taken.digest == self._configuration.digest(device)
+        return self._has_taken(device, self._configuration.digest(device))
 
     def problem(self, device_id: str) -> str | None:
         """Why it cannot be told its configuration, if so."""
@@ -213,7 +212,7 @@ class ConfigPush:
         if device is None or connection is None or not connection.ready or not device.enabled:
             return False
         content = _Content(self._configuration.digest(device), newer_secret(device, connection.generation))
-        if content.secret_of is None and self.is_current(device):
+        if content.secret_of is None and self._has_taken(device, content.digest):
             self._tries.forget(device_id)
             return False
         if connection.flight is not None or content == connection.done:
@@ -291,8 +290,12 @@ class ConfigPush:
         self._held.discard(device.device_id)
         self._tries.forget(device.device_id)
 
+    def _has_taken(self, device: Device, digest: bytes) -> bool:
+        _, taken = self._known(device)
+        return taken is not None and taken.digest == digest
+
     def _known(self, device: Device) -> tuple[Told | None, Told | None]:
-        """What it was told last and what it has, also if that is not on disk yet."""
+        """What it was told last and what it has, also what is not on disk yet."""
         pending = self._notes.pending(device.device_id)
         return pending.told or device.told, pending.taken or device.taken
 

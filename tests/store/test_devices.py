@@ -363,6 +363,20 @@ async def test_notes_of_unknown_devices_and_of_ended_generations_are_passed_over
     assert known(registry, "press-07") is before
 
 
+async def test_what_was_told_to_who_had_an_ended_secret_is_not_what_the_device_was_told(
+    registry: DeviceRegistry,
+) -> None:
+    await registry.pair(claim())
+    # the id changes hands; a note of what the former device was told is still on its way
+    await registry.pair(claim(serial="SN-2", token=b"t2"))
+    late = told(generation=1)
+    await registry.note({"press-07": DeviceNote(told=late, taken=late)})
+    assert (known(registry, "press-07").told, known(registry, "press-07").taken) == (None, None)
+    present = told(generation=2)
+    await registry.note({"press-07": DeviceNote(told=present, taken=present)})
+    assert (known(registry, "press-07").told, known(registry, "press-07").taken) == (present, present)
+
+
 async def test_switching_an_unknown_device_is_an_error(registry: DeviceRegistry) -> None:
     with pytest.raises(UnknownDeviceError):
         await registry.set_enabled("nobody", False)
