@@ -187,7 +187,9 @@ class Pump:
             return False
 
     async def _send(self, lane: Lane) -> None:
-        self._schedule.leave(lane, lane.drop_stuck())
+        # a piece may go as a whole, and then the next one is looked at
+        while lane.pieces and (stuck := lane.drop_stuck()):
+            self._schedule.leave(lane, stuck)
         if not lane.pieces:
             return
         body = await self._body(lane)

@@ -99,6 +99,11 @@ class ChaosOdoo:
                 self.changed.clear()
                 await self.changed.wait()
 
+    async def until_more(self, count: int) -> None:
+        """Wait for so many more requests."""
+        wanted = len(self.posts) + count
+        await self.until(lambda: len(self.posts) >= wanted)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -154,7 +159,8 @@ class ChaosOdoo:
     def is_behind(self, post: Post) -> bool:
         """Whether it knows less than it once confirmed; if not, it moves its floor."""
         epoch = post.data["epoch"]
-        if post.data["settled"] > self.highest[epoch]:
+        count = sum(message["epoch"] == epoch for message in self.stored)
+        if post.data["settled"] > self.highest[epoch] or post.data["stored"] > count:
             return True
         self.floors[epoch] = max(self.floors[epoch], post.data["floor"])
         gateway = post.data["gateway"]
@@ -184,7 +190,7 @@ class ChaosOdoo:
             else:
                 self.receipts.add(receipt)
                 self.highest[post.data["epoch"]] = max(self.highest[post.data["epoch"]], seq)
-                self.stored.append(message)
+                self.stored.append(message | {"epoch": post.data["epoch"]})
                 results.append({"seq": seq, "status": "stored"})
         self.forgotten.subtract(post.seqs)
         self.changed.set()

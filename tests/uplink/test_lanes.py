@@ -147,6 +147,17 @@ async def test_a_device_that_is_stuck_holds_up_its_other_kinds_and_nothing_else(
     assert order == [1, 2]
 
 
+async def test_what_waits_behind_a_stuck_device_waits_though_its_batch_had_fallen_into_pieces(
+    odoo: ChaosOdoo, buffer: WatchedBuffer, client: OdooClient, time: Time
+) -> None:
+    odoo.faults.extend([chaos.html_500, chaos.html_500])  # four messages become one, one and two
+    odoo.put_off[1] = 1
+    await buffer.add(4, kind=Kind.COMMAND_STATE)
+    async with running(make_pump(buffer, client, time, SMALL)):
+        await buffer.drained()
+    assert odoo.stored_seqs == [1, 2, 3, 4]
+
+
 # --- live beside backlog --------------------------------------------------------------------------------------
 
 

@@ -63,3 +63,45 @@ def test_failures_shrink_the_batch_to_one_and_success_doubles_it(time: Time) -> 
         size.accepted(size.messages, 1000)
         grown.append(size.messages)
     assert grown == [2, 4, 8, 16, 32, 64, 128, 256, 500, 500]
+
+
+def test_answers_that_take_long_make_batches_smaller_until_they_come_soon(time: Time) -> None:
+    size = BatchSize(messages=500, body_bytes=1_000_000, clock=time)
+    sizes = []
+    for _ in range(6):
+        sizes.append(size.messages)
+        size.accepted(size.messages, 1000, seconds=0.1 + size.messages * 0.01)
+    assert sizes == [500, 250, 125, 62, 62, 62]
+    # Odoo is fast again
+    for _ in range(4):
+        size.accepted(size.messages, 1000, seconds=0.1)
+    assert size.messages == 500
+
+
+def test_a_long_way_to_odoo_does_not_make_batches_smaller(time: Time) -> None:
+    """Where half a batch takes as long as a whole one, small ones would only make it worse."""
+    size = BatchSize(messages=500, body_bytes=1_000_000, clock=time)
+    sizes = []
+    for _ in range(6):
+        sizes.append(size.messages)
+        size.accepted(size.messages, 1000, seconds=3.0 + size.messages * 0.0001)
+    assert sizes == [500, 250, 250, 500, 500, 500]
+
+
+def test_no_answer_takes_so_long_that_batches_vanish(time: Time) -> None:
+    size = BatchSize(messages=500, body_bytes=1_000_000, clock=time)
+    for _ in range(20):
+        size.accepted(size.messages, 1000, seconds=size.messages * 10.0)
+    assert size.messages == 20
+
+
+def test_limits_that_odoo_names_hold_until_it_names_others_and_never_beyond_our_own(time: Time) -> None:
+    size = BatchSize(messages=500, body_bytes=1_000_000, clock=time)
+    size.limit(messages=100, body_bytes=50_000)
+    for _ in range(12):
+        size.accepted(size.messages, size.body_bytes)
+    assert (size.messages, size.body_bytes, size.most_messages) == (100, 50_000, 100)
+    size.limit(messages=None, body_bytes=10**9)
+    for _ in range(12):
+        size.accepted(size.messages, size.body_bytes)
+    assert (size.messages, size.body_bytes) == (500, 1_000_000)
