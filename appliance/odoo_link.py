@@ -146,6 +146,7 @@ class OdooLink:
                 waiting=backlog.waiting,
                 parked=backlog.parked,
                 oldest_at=None if oldest_ms is None else rfc3339(oldest_ms),
+                drain_s=self.pump.state().drain_s,
             ),
             ledger=LedgerReport(
                 received=total.received,
