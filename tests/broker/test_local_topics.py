@@ -553,6 +553,7 @@ async def test_subscriptions_of_a_device_are_bounded(tmp_path: Path) -> None:
 async def test_requests_that_wait_for_amqtt_are_bounded_and_hold_up_nothing_else(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await machine(rig, "robot-2", "line/+/out")
     client = await machine(rig, "robot-1")
     monkeypatch.setattr("appliance.broker.adapters.Attachment._answer", lambda self, codes: None)
     client.send(*(subscribe(number, "line/all/#", "command/robot-1/action") for number in range(1, 101)))
@@ -563,6 +564,7 @@ async def test_requests_that_wait_for_amqtt_are_bounded_and_hold_up_nothing_else
         await publish(client, "line/robot-1/out", b"x" * 1000)
     await publish(client, "telemetry/robot-1/data", b"2")
     assert rig.buffer.backlog().waiting == 2
+    assert local(rig).dropped == 300, "they do not pile up"
 
 
 async def test_a_session_that_amqtt_ends_is_begun_anew_by_its_device(rig: Rig) -> None:
