@@ -286,6 +286,8 @@ class Appliance:
             broker=self.broker,
             presence=self.presence,
             commands=self.commands,
+            updates=self.ota,
+            firmware=self.updating.firmware,
             health=self.health,
             uplink=self.uplink_state,
         )

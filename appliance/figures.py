@@ -13,6 +13,8 @@ from appliance.broker.server import EmbeddedBroker
 from appliance.errors import StoreUnavailableError
 from appliance.health import HealthService
 from appliance.services.commands import CommandService
+from appliance.services.firmware import FirmwareService
+from appliance.services.ota import OtaService
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
@@ -36,6 +38,8 @@ class FigureService:
         broker: EmbeddedBroker,
         presence: PresenceService,
         commands: CommandService,
+        updates: OtaService,
+        firmware: FirmwareService,
         health: HealthService,
         uplink: Callable[[], UplinkState],
     ) -> None:
@@ -46,6 +50,8 @@ class FigureService:
         self._broker = broker
         self._presence = presence
         self._commands = commands
+        self._updates = updates
+        self._firmware = firmware
         self._health = health
         self._uplink = uplink
 
@@ -85,6 +91,10 @@ class FigureService:
             devices_online=self._presence.online,
             devices_paired=len(self._registry),
             commands_open=self._commands.open_total,
+            updates_open=self._updates.open_total,
+            firmware_bytes=self._firmware.stored_bytes,
+            firmware_downloads=self._firmware.active_downloads,
+            firmware_bytes_sent=self._firmware.bytes_sent,
             uplink_up=uplink.reachable,
             uplink_alarm=uplink.alarm is not None,
             uplink_batches=uplink.batches,

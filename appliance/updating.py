@@ -78,4 +78,6 @@ async def build_updating(
             install_ms=int(settings.iiot_update_install_minutes * _MINUTE_MS),
         ),
     )
+    registry.changed.append(lambda device: service.device_has(device.device_id, device.serial))
+    registry.removed.append(lambda device: service.device_has(device.device_id, None))
     return Updating(files=files, firmware=firmware, service=service)

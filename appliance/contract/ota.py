@@ -46,9 +46,12 @@ ORDER: tuple[str, ...] = (
     *("installing", "rebooting", "cancelling"),
 )
 """In which the states that are not final follow one another; the way back is closed."""
-FailureReason = Literal["fetch", "timeout", "no_ack", "device", "offer_too_large", "refused", "unknown_update"]
+FailureReason = Literal[
+    "fetch", "timeout", "no_ack", "device", "offer_too_large", "refused", "unknown_update", "unpaired"
+]
 """``device``: it said so itself. ``timeout``: a state lasted too long. ``no_ack``: delivered too often without PUBACK.
-``fetch``: the file could not be had. ``refused``, ``unknown_update``: an order that came with a sync."""
+``fetch``: the file could not be had. ``unpaired``: the device id lost its device. ``refused``, ``unknown_update``: an
+order that came with a sync."""
 
 UpdateId = Annotated[str, StringConstraints(pattern=f"^{COMMAND_ID_PATTERN}$")]
 

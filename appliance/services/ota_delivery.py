@@ -24,10 +24,12 @@ Sort = Literal["order", "cancellation"]
 class OpenUpdate:
     """One open update. ``row`` is as last committed."""
 
-    __slots__ = ("claiming", "on_wire", "row")
+    __slots__ = ("claiming", "on_wire", "row", "serial")
 
-    def __init__(self, row: UpdateRow) -> None:
+    def __init__(self, row: UpdateRow, serial: str | None = None) -> None:
         self.row = row
+        self.serial = serial
+        """Of the device, as long as it is known."""
         self.claiming = False
         self.on_wire: Sort | None = None
         """What was written to the present connection, and no PUBACK has come."""

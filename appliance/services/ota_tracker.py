@@ -40,10 +40,17 @@ _WANTED = ("offered", "delivered", "accepted", "downloading")
 """States in which the device may yet fetch the file."""
 
 
+class UpdateTarget(CommandTarget, Protocol):
+    """What must be known of a device to update it."""
+
+    @property
+    def serial(self) -> str: ...
+
+
 class UpdatedDevices(Protocol):
     """The device registry, as far as it is needed here."""
 
-    def get(self, device_id: str, /) -> CommandTarget | None: ...
+    def get(self, device_id: str, /) -> UpdateTarget | None: ...
     async def note(self, notes: Mapping[str, DeviceNote], /) -> None: ...
 
 
@@ -145,6 +152,13 @@ class UpdateTracker:
                 deadlines=self._deadlines,
             )
         self._updates.submit([change], receipt=receipt).add_done_callback(self._reported)
+
+    def device_has(self, device_id: str, serial: str | None) -> None:
+        """The device id has this device now; ``None``: none any more. An update was for the one that it had."""
+        entry = self._by_device.get(device_id)
+        if entry is not None and entry.serial != serial:
+            change = partial(rules.unpair, position=entry.row.position, moment=self._moment())
+            self._changes.add(change, partial(self._note, entry))
 
     # --- for pages and devices -------------------------------------------------------------------------------
 
@@ -282,7 +296,9 @@ class UpdateTracker:
     # --- what was committed ----------------------------------------------------------------------------------
 
     def _take_in(self, row: UpdateRow) -> OpenUpdate:
-        entry = self._open[row.position] = self._by_device[row.device] = OpenUpdate(row)
+        device = self._devices.get(row.device)
+        entry = OpenUpdate(row, None if device is None else device.serial)
+        self._open[row.position] = self._by_device[row.device] = entry
         self._next_alarm_ms = min(self._next_alarm_ms, row.deadline_ms)
         return entry
 

@@ -116,6 +116,15 @@ def fail(work: Work, *, position: int, reason: FailureReason, error: str, moment
     return UpdateOutcome(True, row)
 
 
+def unpair(work: Work, *, position: int, moment: Moment) -> UpdateOutcome:
+    """Its device id lost its device: what was ordered for one machine is not for another."""
+    row = row_at(work, position)
+    if row is None or not row.open:
+        return UpdateOutcome(False, row)
+    change_state(work, row, "failed", moment, reason="unpaired")
+    return UpdateOutcome(True, row)
+
+
 def claim(work: Work, *, position: int, moment: Moment) -> UpdateOutcome:
     """Count one more delivery before its bytes are written; what has had its deliveries fails instead."""
     row = row_at(work, position)

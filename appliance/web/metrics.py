@@ -50,6 +50,12 @@ class Figures:
     devices_online: int
     devices_paired: int
     commands_open: int
+    updates_open: int
+    firmware_bytes: int
+    """Of all firmware files here."""
+    firmware_downloads: int
+    """Of devices, now."""
+    firmware_bytes_sent: int
     uplink_up: bool | None
     """``None`` without Odoo, or before the first attempt."""
     uplink_alarm: bool
@@ -140,6 +146,11 @@ def _now(figures: Figures) -> Iterator[Metric]:
     yield _gauge("iiot_devices_online", "Devices that are connected.", figures.devices_online)
     yield _gauge("iiot_devices_paired", "Devices that are paired.", figures.devices_paired)
     yield _gauge("iiot_commands_open", "Commands neither answered nor given up.", figures.commands_open)
+    yield _gauge("iiot_updates_open", "Firmware updates that have not ended.", figures.updates_open)
+    yield _gauge("iiot_firmware_bytes", "Size of the firmware files that are kept.", figures.firmware_bytes)
+    yield _gauge("iiot_firmware_downloads", "Downloads of firmware under way.", figures.firmware_downloads)
+    sent = figures.firmware_bytes_sent
+    yield _counter("iiot_firmware_sent_bytes_total", "Firmware sent to devices since the start.", sent)
 
 
 def _passed_on(figures: Figures) -> Iterator[Metric]:

@@ -278,8 +278,11 @@ def _note_command(connection: sqlite3.Connection, device: str, kind: str, payloa
 def _note_update(connection: sqlite3.Connection, payload: dict[str, Any]) -> None:
     """Follow an update that was ordered here."""
     connection.execute(
-        "UPDATE updates SET state = ?, history = json_insert(history, '$[#]', json(?)), waiting = 0 "
-        "WHERE update_id = ?",
+        # a cancellation has arrived when a state says so; reports that were under way do not
+        "UPDATE updates SET state = ?1, history = json_insert(history, '$[#]', json(?2)), waiting = waiting AND "
+        "action = 'cancel_update' AND ?1 NOT IN ('cancelling', 'cancelled', 'installed', 'failed', 'rolled_back', "
+        "'already_installed') "
+        "WHERE update_id = ?3",
         (str(payload.get("state")), json.dumps(payload), str(payload.get("update_id"))),
     )
 

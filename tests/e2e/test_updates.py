@@ -258,3 +258,29 @@ async def test_a_file_that_cannot_be_had_fails_the_update_and_odoo_hears_why(
     assert (status["state"], status["reason"]) == ("failed", "fetch")
     assert status["error"] == "the server answers 404 Not Found"
     assert await told(odoo, "u-1", "failed") == [("fetching", False), ("failed", False)]
+
+
+async def test_an_update_comes_with_a_sync_its_file_from_odoo_and_is_cancelled_the_same_way(
+    odoo: OdooStandIn, box: Appliance
+) -> None:
+    config = await paired(odoo, box)
+    async with odoo.client() as control, PahoDevice(box, config) as device:
+        made = await control.post("/sim/firmware", params={"version": "3.0.0"}, content=CONTENT)
+        number = made.raise_for_status().json()["id"]
+        params = {"version": "3.0.0", "url": f"/iiot/firmware/{number}/file", "sha256": SHA256}
+        update = {"device_id": "press-07", "update_id": "s-1", "push": False, "params": params}
+        (await control.post("/sim/updates", json=update)).raise_for_status()
+        offer, _ = await device.offer()
+        assert (offer["update_id"], offer["params"]["size"]) == ("s-1", len(CONTENT))
+        async with httpx.AsyncClient() as plain:
+            assert (await plain.get(offer["params"]["url"])).content == CONTENT
+        await device.report("s-1", "downloading", progress=100)
+        cancel = {"device_id": "press-07", "update_id": "s-1", "push": False, "action": "cancel_update"}
+        (await control.post("/sim/updates", json=cancel)).raise_for_status()
+        message, _ = await device.offer()
+        assert message == {"action": "cancel_update", "update_id": "s-1", "params": {}}
+        await device.report("s-1", "cancelled")
+        refused = {"device_id": "press-07", "update_id": "s-2", "push": False, "params": {"version": "4"}}
+        (await control.post("/sim/updates", json=refused)).raise_for_status()
+        assert await told(odoo, "s-2", "failed") == [("failed", False)]
+    assert (await told(odoo, "s-1", "cancelled"))[-1] == ("cancelled", True)

@@ -47,6 +47,7 @@ class FakeDevice:
     config: DeviceConfig
     topics: DeviceTopics
     enabled: bool = True
+    serial: str = "SN-1"
 
 
 class Registry:

@@ -280,6 +280,20 @@ async def test_a_file_that_is_gone_after_a_restart_is_fetched_again(bench: Updat
     assert await bench.state("told") == "delivered"
 
 
+@pytest.mark.parametrize("serial", [None, "SN-2"])
+async def test_an_update_is_for_the_machine_that_it_was_ordered_for(bench: UpdateBench, serial: str | None) -> None:
+    bench.broker.connect("d1")
+    await bench.order()
+    bench.service.device_has("d1", "SN-1")
+    await bench.settle()
+    assert await bench.state() == "offered"
+    bench.service.device_has("d1", serial)
+    bench.service.device_has("d2", serial)
+    await bench.settle()
+    assert await bench.state() == "failed/unpaired*"
+    assert (await bench.told())[-1] == "failed"
+
+
 # --- cancelling -------------------------------------------------------------------------------------------------
 
 
