@@ -310,6 +310,7 @@ class Appliance:
                 presence=self.presence.status,
                 counters=figures.counters,
                 backlog=self.buffer.backlog,
+                kinds=figures.kinds,
                 ledger=figures.ledger,
                 dead_letters=dead_letters,
                 metrics=figures.metrics,

@@ -20,6 +20,7 @@ from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
+from appliance.store.kinds import BufferKinds, read_kinds
 from appliance.store.ledger import LedgerLine, LedgerPage, read_ledger, read_page, read_refusals, read_total
 from appliance.uplink.state import UplinkState
 from appliance.web.metrics import Figures, StoreFigures
@@ -67,6 +68,14 @@ class FigureService:
         counters = asdict(line)
         del counters["device"]
         return counters | {"waiting": line.waiting, "refusals": refusals}
+
+    async def kinds(self) -> BufferKinds:
+        """What waits and what was parked, by kind and reason; nothing of it while the store cannot be asked."""
+        waiting = self._buffer.backlog().waiting
+        try:
+            return await self._database.run(partial(read_kinds, waiting=waiting))
+        except StoreUnavailableError:
+            return BufferKinds(None, None)
 
     async def metrics(self) -> Figures:
         """All figures at this moment; those of the store are missing while it cannot be asked."""

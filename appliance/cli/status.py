@@ -65,9 +65,11 @@ def buffer(env_file: EnvFile = None, as_json: AsJson = False) -> None:
     print_facts(
         [
             ("waiting for Odoo", at(found, "waiting")),
+            *((f"  {kind}", count) for kind, count in (at(found, "waiting_by_kind") or {}).items()),
             ("oldest of them", at(found, "oldest_received_at")),
             ("it waits for", duration(at(found, "oldest_age_s"))),
             ("dead letters", at(found, "parked")),
+            *((f"  {code}", count) for code, count in (at(found, "parked_by_code") or {}).items()),
             ("last message", at(found, "last_seq")),
         ]
     )

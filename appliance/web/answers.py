@@ -59,7 +59,10 @@ class BufferAnswer(_Answer):
     """What waits for Odoo."""
 
     waiting: int
+    waiting_by_kind: dict[str, int] | None
+    """``None`` where more than 10,000 wait, or the store cannot be asked; the next likewise."""
     parked: int
+    parked_by_code: dict[str, int] | None
     oldest_received_at: str | None
     oldest_age_s: float | None
     last_seq: int

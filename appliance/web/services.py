@@ -20,6 +20,7 @@ from appliance.services.presence import Presence
 from appliance.store.buffer import Backlog
 from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
+from appliance.store.kinds import BufferKinds
 from appliance.store.ledger import LedgerPage
 from appliance.web.metrics import Figures
 
@@ -121,6 +122,8 @@ class WebServices:
     counters: Callable[[str], Awaitable[Mapping[str, Any]]]
     """A device's ledger, with what was refused and why."""
     backlog: Callable[[], Backlog]
+    kinds: Callable[[], Awaitable[BufferKinds]]
+    """What the backlog consists of; this may take a while."""
     ledger: ReadLedger
     dead_letters: DeadLetters
     metrics: Callable[[], Awaitable[Figures]]

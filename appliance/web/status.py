@@ -87,13 +87,16 @@ class StatusRoutes:
 
     @describes(BufferAnswer)
     async def buffer(self, _: Request) -> Response:
-        """What waits for Odoo, and what was parked."""
+        """What waits for Odoo, by kind, and what was parked, by reason, as long as there are not too many to count."""
+        kinds = await self._services.kinds()
         backlog = self._services.backlog()
         oldest_ms = backlog.oldest_received_at_ms
         age_s = None if oldest_ms is None else max(self._services.clock.now_ms() - oldest_ms, 0) / 1000
         content = {
             "waiting": backlog.waiting,
+            "waiting_by_kind": kinds.waiting,
             "parked": backlog.parked,
+            "parked_by_code": kinds.parked,
             "oldest_received_at": _time(oldest_ms),
             "oldest_age_s": age_s,
             "last_seq": backlog.last_seq,

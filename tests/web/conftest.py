@@ -38,6 +38,7 @@ from appliance.store.dead_letters import DeadLetters
 from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry
 from appliance.store.firmware import FirmwareFiles, Part
+from appliance.store.kinds import BufferKinds, read_kinds
 from appliance.store.ledger import LedgerPage, read_page, read_total
 from appliance.store.updates import Updates
 from appliance.web.api import Health, WebLimits, WebServices, create_app
@@ -255,6 +256,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     async def ledger(*, search: str, after: str, limit: int) -> LedgerPage:
         return await database.run(lambda connection: read_page(connection, search=search, after=after, limit=limit))
 
+    async def kinds() -> BufferKinds:
+        return await database.run(lambda connection: read_kinds(connection, waiting=buffer.backlog().waiting))
+
     letters = DeadLetters(database=database, buffer=buffer)
 
     async def figures() -> Figures:
@@ -310,6 +314,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         firmware_downloads=firmware,
         presence=presence.status,
         counters=counters,
+        kinds=kinds,
         backlog=lambda: Backlog(3, 1, clock.now_ms() - 2000, 17, 14),
         ledger=ledger,
         dead_letters=letters,

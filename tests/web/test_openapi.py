@@ -206,6 +206,7 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
 async def test_an_answer_that_is_not_as_described_is_noticed(world: World, described: dict[str, Any]) -> None:
     request = httpx.Request("GET", "http://gw/api/v1/buffer")
     good = {"waiting": 1, "parked": 0, "oldest_received_at": None, "oldest_age_s": None, "last_seq": 1}
+    good |= {"waiting_by_kind": {"telemetry": 1}, "parked_by_code": None}
     await check_answer(described, request, httpx.Response(200, json=good))
     for bad in ({**good, "new": 1}, {**good, "waiting": "1"}, {"waiting": 1}):
         with pytest.raises(jsonschema.ValidationError):

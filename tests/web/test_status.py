@@ -5,7 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from appliance.contract.odoo import Kind
 from appliance.contract.presence import OfflineCode
+from appliance.store.buffer import Rejection
 from appliance.web.api import Health
 from tests.web.conftest import AUTHORIZED, CA_PEM, World, problem
 
@@ -47,6 +49,28 @@ async def test_the_buffer_tells_what_waits_and_for_how_long(client: httpx.AsyncC
     answer = (await client.get("/api/v1/buffer", headers=AUTHORIZED)).json()
     assert (answer["waiting"], answer["parked"], answer["last_seq"]) == (3, 1, 17)
     assert 2 <= answer["oldest_age_s"] < 60
+
+
+async def test_the_buffer_tells_of_what_it_consists(world: World, client: httpx.AsyncClient) -> None:
+    for number in range(6):
+        kind = Kind.COMMAND_RESPONSE if number == 5 else Kind.TELEMETRY
+        world.buffer.append("press-07", kind, b"{}", received_at_ms=1_700_000_000_000)
+    refused = [Rejection(2, "no_rule", "none"), Rejection(3, "no_rule", "none"), Rejection(4, "invalid", "wrong")]
+    await world.buffer.settle([], refused)
+    answer = (await client.get("/api/v1/buffer", headers=AUTHORIZED)).json()
+    assert answer["waiting_by_kind"] == {"command_response": 1, "telemetry": 2}
+    assert answer["parked_by_code"] == {"no_rule": 2, "invalid": 1}
+
+
+async def test_too_much_to_count_in_passing_is_not_counted(
+    world: World, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.store.kinds.COUNTED_ROWS", 2)
+    for _ in range(6):
+        world.buffer.append("press-07", Kind.TELEMETRY, b"{}", received_at_ms=1_700_000_000_000)
+    await world.buffer.settle([], [Rejection(seq, "no_rule", "none") for seq in (1, 2, 3)])
+    answer = (await client.get("/api/v1/buffer", headers=AUTHORIZED)).json()
+    assert (answer["waiting_by_kind"], answer["parked_by_code"]) == (None, None)
 
 
 async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_is_offline(
