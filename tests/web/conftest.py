@@ -21,7 +21,7 @@ from appliance.contract.odoo import DeviceConfig
 from appliance.contract.ota import SendUpdate
 from appliance.contract.times import Clock
 from appliance.contract.topics import TopicTemplates
-from appliance.errors import FirmwareError, RequestError, UnknownCommandError, UnknownDeviceError
+from appliance.errors import FirmwareError, RequestError, StoreUnavailableError, UnknownCommandError, UnknownDeviceError
 from appliance.services.api_keys import ApiKeys
 from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
@@ -257,7 +257,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         return await database.run(lambda connection: read_page(connection, search=search, after=after, limit=limit))
 
     async def kinds() -> BufferKinds:
-        return await database.run(lambda connection: read_kinds(connection, waiting=buffer.backlog().waiting))
+        try:
+            return await database.run(lambda connection: read_kinds(connection, waiting=buffer.backlog().waiting))
+        except StoreUnavailableError:
+            return BufferKinds(None, None)
 
     letters = DeadLetters(database=database, buffer=buffer)
 
