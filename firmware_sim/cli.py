@@ -19,9 +19,9 @@ from firmware_sim.device import Device
 from firmware_sim.faults import KINDS, Misbehaviour, spread
 from firmware_sim.flash import Flash, firmware_folder
 from firmware_sim.fleet import Fleet, FleetPlan, print_json, read_labels
-from firmware_sim.habits import Habits
 from firmware_sim.options import (
     ApiOption,
+    BandwidthOption,
     BootOption,
     CaOption,
     ConfirmOption,
@@ -34,6 +34,7 @@ from firmware_sim.options import (
     SignalOption,
     WindowOption,
     contact_from,
+    habits_from,
     machine_from,
     misbehaviour_from,
 )
@@ -77,6 +78,7 @@ def device(
     firmware: Annotated[str, typer.Option(help="version of the factory's firmware")] = "1.0.0",
     boot: BootOption = 1.0,
     confirm: ConfirmOption = 120.0,
+    bandwidth: BandwidthOption = None,
     misbehave: Annotated[
         list[str] | None,
         typer.Option(help="NAME[:STRENGTH]; may be repeated; see the command misbehaviour", metavar="NAME"),
@@ -106,7 +108,7 @@ def device(
             jitter=jitter,
             keepalive_s=keepalive,
             flash=Flash(None if store is None else firmware_folder(store)),
-            habits=Habits(boot_s=boot, confirm_within_s=confirm),
+            habits=habits_from(boot, confirm, bandwidth),
             misbehaviour=Misbehaviour(
                 random=random, strengths=spread(requests, [serial], random)[serial] if requests else None
             ),
@@ -153,6 +155,7 @@ def fleet(
     jitter: JitterOption = 0.05,
     boot: BootOption = 1.0,
     confirm: ConfirmOption = 120.0,
+    bandwidth: BandwidthOption = None,
     misbehave: Annotated[
         list[str] | None,
         typer.Option(
@@ -183,7 +186,7 @@ def fleet(
         store=store,
         signal=machine_from(machine),
         jitter=jitter,
-        habits=Habits(boot_s=boot, confirm_within_s=confirm),
+        habits=habits_from(boot, confirm, bandwidth),
         misbehave=misbehaviour_from(misbehave),
     )
 

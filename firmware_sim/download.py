@@ -102,6 +102,8 @@ class Download:
                 async for piece in answer.aiter_raw():
                     file.write(piece)
                     self.progress(self._have(file))
+                    if self.patience.bytes_per_s is not None:
+                        await asyncio.sleep(len(piece) / self.patience.bytes_per_s)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol):
             raise DownloadError("the offer's address cannot be used") from None
 

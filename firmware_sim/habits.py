@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """With downloads, in seconds: without a byte on a connection, between attempts at most, and without progress until
-    it gives up."""
+    it gives up. ``bytes_per_s`` is the bandwidth; ``None``: as much as there is."""
 
     read_s: float = 30.0
     longest_pause_s: float = 60.0
     give_up_s: float = 3600.0
+    bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

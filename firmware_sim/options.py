@@ -10,6 +10,7 @@ import typer
 
 from firmware_sim import trust
 from firmware_sim.faults import Request, parse
+from firmware_sim.habits import Habits, Patience
 from firmware_sim.pairing import Contact
 from firmware_sim.signals import MIXED, SIGNALS, signal
 
@@ -27,6 +28,9 @@ JitterOption = Annotated[float, typer.Option(help="part of the interval by which
 BootOption = Annotated[float, typer.Option(help="seconds that a restart takes", min=0)]
 ConfirmOption = Annotated[
     float, typer.Option(help="seconds that new firmware has to reach the appliance, else it is rolled back", min=1)
+]
+BandwidthOption = Annotated[
+    float | None, typer.Option(help="kilobytes per second of a download; default: what there is", min=0.1)
 ]
 WindowOption = Annotated[int, typer.Option(help="unacknowledged messages at a time", min=1, max=20)]
 
@@ -51,6 +55,12 @@ def contact_from(
     except (trust.TrustError, OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(str(error)) from None
     return Contact(host=host, port=port, ca_pem=ca_pem)
+
+
+def habits_from(boot_s: float, confirm_s: float, kilobytes_per_s: float | None) -> Habits:
+    """How long a device takes."""
+    bytes_per_s = None if kilobytes_per_s is None else kilobytes_per_s * 1000
+    return Habits(boot_s=boot_s, confirm_within_s=confirm_s, patience=Patience(bytes_per_s=bytes_per_s))
 
 
 def misbehaviour_from(texts: list[str] | None) -> tuple[Request, ...]:
