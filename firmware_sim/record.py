@@ -67,6 +67,8 @@ class FleetRecord:
     latencies: list[tuple[int, float]] = field(default_factory=list)
     commands: Counter[tuple[str, str]] = field(default_factory=Counter)
     """How often each (device, command id) was carried out."""
+    odd: int = 0
+    """What was said wrong on purpose."""
     complete: bool = True
     """False if the file reached its limit."""
 
@@ -96,5 +98,7 @@ def _add(record: FleetRecord, line: dict[str, Any]) -> None:
         record.lost_connections.append((line["t"], device, line["why"]))
     elif event == "cmd":
         record.commands[device, line["id"]] += 1
+    elif event == "odd":
+        record.odd += 1
     elif event == "full":
         record.complete = False

@@ -101,12 +101,15 @@ class Stage:
         path = self._folder / "devices.json"
         path.touch(mode=0o600)
         path.write_text(json.dumps(devices))
-        trust = ("--ca", str(here.ca_file)) if here.mqtt_tls else ("--plain",)
+        # without TLS for MQTT, firmware may still come by HTTPS
+        trust = ("--ca", str(here.ca_file)) if here.mqtt_tls else ("--plain", "--ca", str(here.ca_file))
         self.fleet = await self._child(
             "fleet",
             *("firmware_sim", "fleet", "--devices", str(path), "--record", str(self.record)),
             *("--host", here.mqtt_host, "--port", here.mqtt_port, *trust),
             *("--drain", str(DRAIN_FLEET_S), "--longest-backoff", "5"),
+            # what must not do any harm
+            *("--misbehave", "duplicate=0.2", "--misbehave", "dup-packet=0.2", "--misbehave", "wrong-topic=0.2"),
             environment={},
             stop_s=2,
         )

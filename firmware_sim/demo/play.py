@@ -20,6 +20,7 @@ import httpx
 from firmware_sim.demo.children import ChildEndedError
 from firmware_sim.demo.launch import DRAIN_FLEET_S, DemoError, Stage, call, cancelled
 from firmware_sim.demo.screen import LiveLine, Progress, introduction, summary, tell
+from firmware_sim.demo.update import Update
 from firmware_sim.demo.verdict import Verdict, compare
 from firmware_sim.record import read_record
 
@@ -100,9 +101,11 @@ class _Demo:
         self._progress = Progress()
         self._ready: asyncio.Queue[str | None] = asyncio.Queue()
         """Devices as they come to be connected; ``None`` after the last."""
+        self._one_ready = asyncio.Event()
         self._all_ready = asyncio.Event()
         self._reported = asyncio.Event()
         self._devices: list[str] = []
+        self._update = Update(stage)
         self._commands: set[str] = set()
 
     async def play(self) -> int:
@@ -130,11 +133,13 @@ class _Demo:
         async with AsyncExitStack() as stack:
             line = LiveLine(devices=self._plan.devices)
             stack.callback(line.close)
+            new = asyncio.create_task(self._update_one(), name="new firmware for one device")
             each = asyncio.create_task(self._command_each(), name="a command to each device")
             some = asyncio.create_task(self._command_some(), name="a command now and then")
             for task in (
                 asyncio.create_task(self._listen(), name="the fleet's reports"),
                 asyncio.create_task(self._keep_showing(line), name="live line"),
+                new,
                 each,
                 some,
             ):
@@ -146,9 +151,9 @@ class _Demo:
                     await self._all_ready.wait()
             await asyncio.sleep(self._plan.seconds or 0)
             await cancelled(some)
-            await self._finish(each)
+            await self._finish(each, new)
         verdict = await self._judge()
-        tell(summary(verdict, self._progress.fleet.get("refused", [])))
+        tell(summary(verdict, self._progress.fleet.get("refused", []), self._update.error))
         failures = verdict.failures()
         tell(json.dumps({**asdict(verdict), "ok": not failures}))
         return 1 if failures else 0
@@ -161,6 +166,7 @@ class _Demo:
             self._reported.set()
             for device in report["ready"]:
                 self._devices.append(device)
+                self._one_ready.set()
                 self._ready.put_nowait(device)
             if len(self._devices) + len(report["refused"]) >= self._plan.devices and not self._all_ready.is_set():
                 self._all_ready.set()
@@ -180,6 +186,8 @@ class _Demo:
     async def _look(self) -> None:
         """Ask Odoo and the appliance how it stands; one that cannot answer is shown as away."""
         progress = self._progress
+        await self._update.look()
+        progress.update = self._update.in_words()
         try:
             state = await call(self._stage.odoo, "GET", "/sim/state")
             progress.in_odoo = state["messages"].get("telemetry", 0)
@@ -204,6 +212,11 @@ class _Demo:
             while (device := await self._ready.get()) is not None:
                 tasks.create_task(command(device), name=f"command to {device}")
 
+    async def _update_one(self) -> None:
+        """The first device that is there gets new firmware, while it goes on working."""
+        await self._one_ready.wait()
+        await self._update.send(self._devices[0])
+
     async def _command_some(self) -> None:
         while True:
             await asyncio.sleep(COMMAND_EVERY_S)
@@ -219,12 +232,16 @@ class _Demo:
 
     # --- the end ---------------------------------------------------------------------------------------------
 
-    async def _finish(self, commands: asyncio.Task[None]) -> None:
-        """Let commands be answered, devices be acknowledged, and everything reach Odoo; each within bounds."""
+    async def _finish(self, commands: asyncio.Task[None], update: asyncio.Task[None]) -> None:
+        """Let commands be answered, the update end, devices be acknowledged, everything reach Odoo; within bounds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await asyncio.shield(commands)
+                await asyncio.shield(update)
                 await self._until_answered()
+                while not self._update.is_over:
+                    await asyncio.sleep(POLL_S)
+                    await self._update.look()
         await self._stage.fleet.stop(within_s=DRAIN_FLEET_S + 5)
         await self._until_drained()
 
@@ -275,6 +292,8 @@ class _Demo:
             duplicates=comparison.duplicates,
             commands_sent=len(self._commands),
             commands_done=sum(states.get(command) == "done" for command in self._commands),
+            update=self._update.state or "not_sent",
+            odd=record.odd,
             connections_lost=sum(why != "stopped" for _, _, why in record.lost_connections),
             complete=record.complete and not state["pruned"],
         )

@@ -11,8 +11,8 @@ from typing import Any, TextIO
 from firmware_sim.demo.surroundings import Surroundings
 from firmware_sim.demo.verdict import Verdict
 
-LONG = ("connected", "published", "acknowledged", "in Odoo", "waiting", "commands", "parked")
-SHORT = ("dev", "pub", "ack", "Odoo", "wait", "cmd", "parked")
+LONG = ("connected", "published", "acknowledged", "in Odoo", "waiting", "commands", "parked", "firmware")
+SHORT = ("dev", "pub", "ack", "Odoo", "wait", "cmd", "parked", "fw")
 """For a narrow terminal."""
 
 
@@ -26,6 +26,7 @@ class Progress:
     parked: int | None = None
     commands_sent: int = 0
     commands_done: int = 0
+    update: str = ""
 
 
 def tell(text: str = "", *, file: TextIO | None = None) -> None:
@@ -43,7 +44,9 @@ Devices publish over MQTT, the appliance keeps every reading until Odoo has it, 
 
   devices     {devices}, {rate:g} readings per second in all
   appliance   MQTT {here.mqtt_host}:{here.mqtt_port}{" with TLS" if here.mqtt_tls else ""}, API {here.api}/
-  Odoo        a stand-in: what it got is at {odoo_url}/sim/state and {odoo_url}/sim/devices
+  Odoo        a stand-in: open {odoo_url}/ to see what it got, and to make it fail
+
+Some devices say things twice or to the wrong topic, and one gets new firmware: that must do no harm.
 
 Look on:
   mosquitto_sub -V mqttv311 -h {here.mqtt_host} -p {here.mqtt_port}{ca} -u {viewer} -P {password} -v -t 'telemetry/#'
@@ -85,7 +88,7 @@ class LiveLine:
 
 
 def _line(seconds: float, devices: int, progress: Progress, words: Sequence[str]) -> str:
-    connected, published, acknowledged, in_odoo, waiting, commands, parked = words
+    connected, published, acknowledged, in_odoo, waiting, commands, parked, firmware = words
     fleet = progress.fleet
     parts = [
         f"{seconds:4.0f} s",
@@ -98,10 +101,12 @@ def _line(seconds: float, devices: int, progress: Progress, words: Sequence[str]
     ]
     if progress.parked:
         parts.append(f"{parked} {progress.parked}")
+    if progress.update:
+        parts.append(f"{firmware} {progress.update}")
     return "  ".join(parts)
 
 
-def summary(verdict: Verdict, refused: Sequence[str]) -> str:
+def summary(verdict: Verdict, refused: Sequence[str], update_error: str) -> str:
     """The result in words."""
     lines = [
         "",
@@ -109,6 +114,9 @@ def summary(verdict: Verdict, refused: Sequence[str]) -> str:
         f"{verdict.in_odoo} in Odoo.",
         f"{verdict.commands_done} of {verdict.commands_sent} commands answered.",
     ]
+    if verdict.odd:
+        lines.append(f"{verdict.odd} messages were wrong on purpose: said twice, or to another device's topic.")
+    lines.append(f"New firmware on one device: {verdict.update}{f', {update_error}' if update_error else ''}.")
     failures = verdict.failures()
     lines += [f"Not good: {sentence}." for sentence in failures]
     lines += [f"Refused: {sentence}" for sentence in refused[:10]]

@@ -28,8 +28,12 @@ class Verdict:
     """In Odoo more than once, every copy after the first counted."""
     commands_sent: int
     commands_done: int
+    update: str
+    """The state of the firmware update that one device was sent."""
+    odd: int
+    """What devices said wrong on purpose: repeats, and messages to other devices' topics."""
     connections_lost: int
-    """Connections of devices that ended before the demo did."""
+    """Connections of devices that ended before the demo did, those of the update's restart among them."""
     complete: bool
     """False if a log reached its limit, so that not everything could be compared."""
 
@@ -52,6 +56,7 @@ class Verdict:
                 self.commands_done == self.commands_sent,
                 f"commands not answered: {self.commands_sent - self.commands_done}",
             ),
+            (self.update == "installed", f"the firmware update was not installed, but {self.update}"),
             (self.complete, "a log reached its limit, so that not everything could be compared"),
         )
         return [sentence for good, sentence in checks if not good]

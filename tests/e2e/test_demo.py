@@ -116,6 +116,9 @@ def test_a_demo_with_a_time_limit_checks_everything_and_is_content(tmp_path: Pat
             **dict.fromkeys(("published", "acknowledged", "in_odoo"), result["published"]),
         }
         assert result["published"] > 4 * 35 * 0.8
+        assert result["update"] == "installed"
+        assert result["odd"] > 0, "nothing was done wrong"
+        assert "New firmware on one device: installed." in one.out
         assert one.err == ""
         assert one.left_nothing()
         live = [line for line in one.out.splitlines() if " s  connected " in line]

@@ -26,6 +26,8 @@ GOOD = Verdict(
     duplicates=0,
     commands_sent=2,
     commands_done=2,
+    update="installed",
+    odd=3,
     connections_lost=0,
     complete=True,
 )
@@ -78,6 +80,8 @@ def test_nothing_is_wrong_with_a_good_run() -> None:
         {"duplicates": 1},
         {"commands_sent": 1, "commands_done": 1},
         {"commands_done": 1},
+        {"update": "rolled_back"},
+        {"update": "downloading"},
         {"complete": False},
     ],
     ids=lambda change: " ".join(change),
