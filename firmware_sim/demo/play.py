@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from firmware_sim.demo.children import ChildEndedError
+from firmware_sim.demo.interrupts import cancel_on_signals, ignore_signals
 from firmware_sim.demo.launch import DRAIN_FLEET_S, DemoError, Stage, call, cancelled
 from firmware_sim.demo.screen import LiveLine, Progress, introduction, summary, tell
 from firmware_sim.demo.update import Update
@@ -50,7 +50,9 @@ def run(plan: Plan) -> int:
     """Run the demo; its exit status: 0 only if all was checked and is well, 130 if it was interrupted."""
     # a child that ends just when asyncio closes its pipes is reaped twice: harmless, and no news for who watches
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    return asyncio.run(_guarded(plan))
+    status = asyncio.run(_guarded(plan))
+    ignore_signals()
+    return status
 
 
 async def _guarded(plan: Plan) -> int:
@@ -59,20 +61,8 @@ async def _guarded(plan: Plan) -> int:
         async with AsyncExitStack() as stack:
             demo = _Demo(plan, Stage(folder=Path(folder), stack=stack))
             task = asyncio.create_task(demo.play(), name="demo")
-            _on_signals(task)
+            cancel_on_signals(task)
             return await _outcome(task)
-
-
-def _on_signals(task: asyncio.Task[int]) -> None:
-    """Cancel the task. Not by the loop's own handlers: those end with it, and then a Ctrl-C would be a traceback."""
-    loop = asyncio.get_running_loop()
-
-    def interrupt(_number: int, _frame: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed, it is all over
-            loop.call_soon_threadsafe(task.cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
 
 
 async def _outcome(task: asyncio.Task[int]) -> int:
