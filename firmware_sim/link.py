@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from paho.mqtt import client as paho
@@ -52,6 +53,7 @@ class MqttLink:
         self._on_ack = on_ack
         self._acknowledges = acknowledges
         self._read_every_s: float | None = None
+        self._in_callback = False
         self.is_frozen = False
         """Whether nothing goes in or out any more."""
         self._fd: int | None = None
@@ -78,7 +80,7 @@ class MqttLink:
         client.on_disconnect = self._disconnected
         client.on_subscribe = self._subscribed
         client.on_message = lambda _client, _userdata, message: self._arrived(message)
-        client.on_publish = lambda _client, _userdata, mid, _reason, _properties: self._on_ack(mid)
+        client.on_publish = lambda _client, _userdata, mid, _reason, _properties: self._went(mid)
         client.on_socket_close = lambda _client, _userdata, _socket: self._detach()
         self._client = client
 
@@ -211,11 +213,27 @@ class MqttLink:
             self._loop.add_reader(fd, self._readable)
 
     def _arrived(self, message: paho.MQTTMessage) -> None:
-        self._on_message(message.topic, bytes(message.payload))
-        if self._acknowledges(message.topic):
-            self._client.ack(message.mid, message.qos)
+        with self._callback():
+            self._on_message(message.topic, bytes(message.payload))
+            if self._acknowledges(message.topic):
+                self._client.ack(message.mid, message.qos)
+
+    def _went(self, mid: int) -> None:
+        with self._callback():
+            self._on_ack(mid)
+
+    @contextmanager
+    def _callback(self) -> Iterator[None]:
+        """What is said in one of paho's callbacks goes out behind it: its lock is not to be taken twice."""
+        before, self._in_callback = self._in_callback, True
+        try:
+            yield
+        finally:
+            self._in_callback = before
 
     def _flush(self) -> None:
+        if self._in_callback:
+            return
         if self._client.want_write() and self._fd is not None:
             self._client.loop_write()
         if self._fd is None:
@@ -279,5 +297,5 @@ def dup_packet(mid: int, topic: str, payload: bytes) -> bytes:
 
 
 async def first_of(*futures: asyncio.Future[Any], timeout_s: float) -> None:
-    """Wait until one of them is done, or the time is over; they stay as they are."""
+    """Wait until one is done, or the time is over; they stay as they are."""
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

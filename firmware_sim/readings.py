@@ -80,7 +80,7 @@ class Readings:
         if wrong.now("bad-json"):
             messages.append(Outgoing(TELEMETRY, payload[:-1], odd="bad-json"))
         if wrong.now("oversize"):
-            messages.append(Outgoing(TELEMETRY, b'"' + b"x" * OVERSIZE_BYTES + b'"', odd="oversize"))
+            messages.append(Outgoing(TELEMETRY, b'"%d ' % self.count + b"x" * OVERSIZE_BYTES + b'"', odd="oversize"))
         return messages
 
     def _set_timer(self) -> None:
