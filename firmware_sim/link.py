@@ -129,6 +129,9 @@ class MqttLink:
 
     def repeat(self, mid: int, topic: str, payload: bytes) -> None:
         """Send a QoS 1 packet once more as it is, with DUP, which paho does only after a new connection."""
+        if self._in_callback:
+            self._loop.call_soon(self.repeat, mid, topic, payload)  # behind the packet itself
+            return
         sock = self._client.socket()
         if sock is None or self.is_frozen or self._client.want_write():
             return

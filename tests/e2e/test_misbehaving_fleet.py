@@ -1,4 +1,4 @@
-"""A fleet in which every kind of misbehaviour happens at once: it costs the others nothing, and no promise is broken."""
+"""A fleet in which every kind of misbehaviour happens at once: it costs others nothing, and no promise is broken."""
 
 from __future__ import annotations
 
