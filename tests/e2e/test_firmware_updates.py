@@ -174,10 +174,11 @@ async def test_a_kill_in_the_middle_of_a_download_only_delays_the_update(plant: 
         update_id = await plant.order(device, firmware=file)
         await plant.until(update_id, "downloading")
         server = {"device": device, "appliance": plant.appliance, "odoo": plant.odoo}[victim]
-        server.kill()
         (part,) = device.flash.parent.glob("**/download.part")
-        had = part.stat().st_size
-        assert 0 < had < SIZE
+        while not (had := part.stat().st_size):
+            await asyncio.sleep(0.01)
+        server.kill()
+        assert had < SIZE
         await asyncio.sleep(0.2)
         await server.start()
         update = await plant.until(update_id, "installed")
