@@ -92,7 +92,7 @@ def _usable(items: object, name: str, reader: TypeAdapter[Any], id_field: str, f
 
 
 def _short(item: object, field: str) -> str | None:
-    value = item.get(field) if isinstance(item, dict) and field else item
+    value = (item.get(field) if isinstance(item, dict) else None) if field else item
     return value[:64] if isinstance(value, str) and value.isprintable() else None
 
 
