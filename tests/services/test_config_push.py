@@ -326,8 +326,19 @@ async def test_who_got_secret_and_configuration_over_http_is_told_nothing_twice(
     assert box.push.is_current(box.device())
 
 
+async def test_a_repeated_pairing_answer_proves_nothing_once_the_device_has_logged_in(box: Box) -> None:
+    await box.pair_fully()
+    box.broker.logout("press-07")
+    await box.change(config={"config_version": 2})
+    repeat = ConfigRequest(serial="SN-1", token="T-SN-1", request_id="r1")
+    assert (await box.pairing.answer(repeat, source_address="10.0.0.1")).status == "ok"
+    box.broker.login("press-07")
+    assert (await box.delivery(1)).version == 2
+
+
 async def test_a_pairing_answer_that_got_lost_proves_nothing(box: Box) -> None:
     await box.pair_fully()
+    box.broker.logout("press-07")
     box.odoo.issue("T-2", "SN-1", "press-07", config_version=5)
     await box.pairing.answer(ConfigRequest(serial="SN-1", token="T-2", request_id="r2"), source_address="10.0.0.1")
     # it comes with its old secret: it has not got that answer
@@ -381,6 +392,44 @@ async def test_topics_that_change_once_more_within_the_hour_keep_the_earlier_one
         clock.forward(HOUR_S)
         await box.push.sweep()
         assert [each.telemetry for each in box.device().earlier] == ["new/press-07/t", "telemetry/press-07/data"]
+
+
+async def test_a_login_before_the_acknowledgement_does_not_begin_the_hour(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with opened(tmp_path, clock=clock) as box:
+        await box.pair_fully()
+        box.broker.logout("press-07")
+        await box.change(config=NEW)
+        box.broker.login("press-07")
+        (await box.delivery(1)).ack()
+        await box.settled()
+        clock.forward(2 * HOUR_S)
+        await box.push.sweep()
+        assert len(box.device().earlier) == 1
+
+
+async def test_a_login_with_topics_that_are_not_the_newest_does_not_begin_the_hour_of_the_newest(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock()
+    async with opened(tmp_path, clock=clock) as box:
+        box.broker.acknowledges = True
+        await box.pair_fully()
+        await box.change(config=NEW)
+        await box.delivery(1)
+        await box.settled()
+        box.broker.login("press-07")
+        await box.change(config={"config_version": 3, "topics": {"telemetry": "newer/{device}/t"}})
+        await box.delivery(2)
+        await box.settled()
+        assert box.push.is_current(box.device())
+        clock.forward(2 * HOUR_S)
+        await box.push.sweep()
+        assert len(box.device().earlier) == 2
+        box.broker.login("press-07")
+        clock.forward(HOUR_S)
+        await box.push.sweep()
+        assert box.device().earlier == ()
 
 
 async def test_a_device_that_comes_back_with_its_old_topics_after_a_restart_still_has_them(tmp_path: Path) -> None:

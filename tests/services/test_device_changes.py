@@ -157,7 +157,7 @@ async def test_changes_that_wait_are_bounded_and_those_of_absent_devices_go_firs
     await box.pair("a", "SN-1")
     await box.pair("data", "SN-2")
     await box.change("data", config=THIEF)
-    await box.changes.apply([change(f"absent-{number}") for number in range(10)], [])
+    await box.changes.apply([change(f"z-absent-{number}") for number in range(10)], [])
     assert box.changes.aside == 5
     assert box.changes.refusal("data")
     rows = await box.database.run(lambda c: c.execute("SELECT count(*) FROM changes_aside").fetchone())
