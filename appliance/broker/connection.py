@@ -17,6 +17,8 @@ CONNECT_BYTES = 16 * 1024
 """Largest CONNECT: what a client may make us keep before we know it."""
 CROWDED_CONNECT_BYTES = 1024
 """The same of a CONNECT that comes in pieces while very many clients have not logged in."""
+SLOW_READER_S = 10.0
+"""How long a client may leave unread what it is sent."""
 HEADER_BYTES = 5 + 2 + 65535 + 2
 """What a PUBLISH may add to its payload at most."""
 
@@ -208,6 +210,17 @@ class Connection(asyncio.Protocol):
         # asyncio 3.11.2 has no TLS left to end once its transport is closing; uvloop has
         with suppress(AttributeError):
             self._transport.abort()
+
+    def end_if_due(self, now: float) -> None:
+        """End a logged-in connection that has been silent or has not read for too long, or has had its time."""
+        if self.writing_paused and now - self.writing_paused_at > SLOW_READER_S:
+            self.abort("it does not read what it is sent", OfflineCode.TOO_SLOW)
+        elif self.reading_paused:
+            return  # who is not read cannot be heard
+        elif self.keep_alive_s and now - self.last_received_at > self.keep_alive_s:
+            self.abort("keep-alive timed out", OfflineCode.KEEP_ALIVE)
+        elif self.lifetime_s and now - self.born_at > self.lifetime_s:
+            self.close("an unpaired connection ends after a minute")
 
     def _end(self, reason: str, code: OfflineCode, *, graceful: bool) -> None:
         self.closed = True

@@ -48,7 +48,6 @@ log = logging.getLogger(__name__)
 CONNECT_WITHIN_S = 10.0
 KEEP_ALIVE_FACTOR = 1.5
 UNPAIRED_LIFETIME_S = 60.0
-SLOW_READER_S = 10.0
 CLOSING_S = 10.0
 SWEEP_S = 1.0
 BACKLOG = 4096
@@ -172,14 +171,7 @@ class Listener:
                 break
             connection.abort("no CONNECT in time")
         for connection in list(self._connections):
-            if connection.writing_paused and now - connection.writing_paused_at > SLOW_READER_S:
-                connection.abort("it does not read what it is sent", OfflineCode.TOO_SLOW)
-            elif connection.reading_paused:
-                continue
-            elif connection.keep_alive_s and now - connection.last_received_at > connection.keep_alive_s:
-                connection.abort("keep-alive timed out", OfflineCode.KEEP_ALIVE)
-            elif connection.lifetime_s and now - connection.born_at > connection.lifetime_s:
-                connection.close("an unpaired connection ends after a minute")
+            connection.end_if_due(now)
         for connection, since in list(self._closing.items()):
             if now - since > CLOSING_S:
                 connection.cut()

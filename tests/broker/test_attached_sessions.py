@@ -12,7 +12,8 @@ import pytest
 
 from appliance.broker import frames
 from appliance.broker.attached import AttachedClients, AttachedLimits
-from appliance.broker.listener import SLOW_READER_S, Limits
+from appliance.broker.connection import SLOW_READER_S
+from appliance.broker.listener import Limits
 from tests.broker.rig import WITHIN_S, Client, Rig, connect, puback, running, subscribe
 from tests.broker.viewers import DISCONNECT, Received, publish, received, viewer
 

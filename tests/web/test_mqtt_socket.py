@@ -423,7 +423,7 @@ async def stuffed(box: Box) -> AsyncIterator[NativeSession]:
 async def test_who_does_not_read_is_dropped_and_what_it_held_is_freed(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "SLOW_READER_S", 0.2)
+    monkeypatch.setattr("appliance.broker.connection.SLOW_READER_S", 0.2)
     monkeypatch.setattr(listener, "SWEEP_S", 0.05)
     async with stuffed(box):
         assert (await box.offline("press-07"))[0] == "too_slow"
