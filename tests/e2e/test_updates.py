@@ -15,6 +15,7 @@ import paho.mqtt.client as paho
 import pytest
 
 from tests.e2e.harness import Appliance, OdooStandIn
+from tests.e2e.test_clients import says, simulator, started
 from tests.services.file_server import FileServer
 
 WITHIN_S = 30
@@ -284,3 +285,23 @@ async def test_an_update_comes_with_a_sync_its_file_from_odoo_and_is_cancelled_t
         (await control.post("/sim/updates", json=refused)).raise_for_status()
         assert await told(odoo, "s-2", "failed") == [("failed", False)]
     assert (await told(odoo, "s-1", "cancelled"))[-1] == ("cancelled", True)
+
+
+async def test_a_simulated_device_brings_itself_up_to_date(odoo: OdooStandIn, box: Appliance, tmp_path: Path) -> None:
+    async with odoo.client() as control, box.client() as api:
+        made = await control.post("/sim/devices", json={"device_id": "press-07", "serial": "SN-1001"})
+        label = made.raise_for_status().json()["devices"][0]
+        firmware = (await control.post("/sim/firmware", json={"version": "2.0.0"})).raise_for_status().json()
+        command = simulator(
+            *("device", "--serial", label["serial"], "--token", label["token"], "--port", str(box.mqtt_port)),
+            *("--plain", "--store", str(tmp_path / "flash")),
+        )
+        async with started(*command) as device:
+            await says(device, "connected")
+            update = {"device_id": "press-07", "firmware": firmware["id"], "update_id": "u-1"}
+            (await control.post("/sim/updates", json=update)).raise_for_status()
+            async with asyncio.timeout(WITHIN_S):
+                while (await api.get("/api/v1/ota/u-1")).json().get("state") != "installed":
+                    await asyncio.sleep(0.05)
+        assert (await api.get("/api/v1/device/press-07/status")).json()["firmware_version"] == "2.0.0"
+    assert (await told(odoo, "u-1", "installed"))[-1] == ("installed", True)
