@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -15,6 +14,7 @@ from appliance.broker import frames
 from appliance.broker.admission import Admission
 from appliance.broker.attached_session import AttachedSession
 from appliance.broker.connection import Connection
+from appliance.broker.doors import Doors
 from appliance.broker.exchanges import Exchanges
 from appliance.broker.frames import Connect, ProtocolError, Will
 from appliance.broker.local_half import LocalHalf
@@ -32,7 +32,6 @@ from appliance.broker.seams import Endpoint, Hooks, Limits
 from appliance.broker.session import Receipt, Session, SessionState
 from appliance.broker.sessions import NativeSession
 from appliance.broker.states import SessionStates
-from appliance.broker.tls_door import TlsDoor
 from appliance.broker.unpaired import UnpairedSession
 from appliance.contract.presence import OfflineCode
 from appliance.contract.times import Clock
@@ -50,7 +49,6 @@ KEEP_ALIVE_FACTOR = 1.5
 UNPAIRED_LIFETIME_S = 60.0
 CLOSING_S = 10.0
 SWEEP_S = 1.0
-BACKLOG = 4096
 MOST_NOT_LOGGED_IN = 8192
 """A whole fleet that comes back at once is accepted before the first of it is read."""
 CROWDED = 2000
@@ -92,8 +90,7 @@ class Listener:
         self.in_order = hooks.in_order
         self.ready = hooks.ready
         self.config_request_topic = plugin.rights.templates.config_request if plugin else ""
-        self._servers: list[asyncio.Server] = []
-        self._doors: list[TlsDoor] = []
+        self._doors = Doors(lambda: Connection(self))
         self._not_logged_in: OrderedDict[Connection, None] = OrderedDict()
         self._connections: set[Connection] = set()
         self._closing: dict[Connection, float] = {}
@@ -110,28 +107,7 @@ class Listener:
 
     async def start(self, endpoints: Sequence[Endpoint]) -> list[int]:
         """Listen; returns the ports in the same order. ``OSError`` if a port cannot be had."""
-        ports = []
-        for endpoint in endpoints:
-            if endpoint.tls is not None:
-                door = TlsDoor(
-                    host=endpoint.host,
-                    port=endpoint.port,
-                    context=endpoint.tls,
-                    factory=lambda: Connection(self),
-                    backlog=BACKLOG,
-                )
-                self._doors.append(door)
-                listening = door.socket
-            else:
-                server = await self._loop.create_server(
-                    lambda: Connection(self), endpoint.host, endpoint.port, backlog=BACKLOG
-                )
-                self._servers.append(server)
-                listening = server.sockets[0]
-            # inherited by what is accepted: a client without keep-alive that was unplugged is found out too
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            ports.append(int(listening.getsockname()[1]))
-        return ports
+        return [await self._doors.open(endpoint) for endpoint in endpoints]
 
     async def run(self) -> None:
         """Once a second end what has been silent, slow or half-open for too long; until cancelled."""
@@ -145,25 +121,18 @@ class Listener:
 
     async def stop(self) -> None:
         """Stop listening and close every connection; what was committed has been acknowledged by then."""
-        for server in self._servers:
-            server.close()
-        for door in self._doors:
-            await door.close()
-        self._doors.clear()
+        await self._doors.close()
         for connection in [*self._connections, *self._not_logged_in]:
             connection.stop()
         await asyncio.sleep(0)
         for connection in list(self._closing):
             connection.cut()
-        for server in self._servers:
-            await server.wait_closed()
-        self._servers.clear()
+        await self._doors.wait_closed()
 
     def sweep(self) -> None:
         """See :meth:`run`."""
         now = self.time()
-        for door in self._doors:
-            door.sweep()
+        self._doors.sweep()
         for session in self._devices.values():
             session.next_second()
         for connection in list(self._not_logged_in):

@@ -306,6 +306,19 @@ async def test_what_odoo_was_told_and_the_message_are_one_transaction(tmp_path: 
         }
 
 
+async def test_a_message_that_cannot_be_added_leaves_the_row_as_it_was(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ArithmeticError
+
+    monkeypatch.setattr("appliance.store.presence.insert_rows", fail)
+    box.presence.connected("press-07", "10.0.0.7")
+    with pytest.raises(ArithmeticError):
+        await box.after(1)
+    assert await box.rows() == {}
+
+
 async def churn(folder: str) -> None:
     """For the child: fifty devices come and are revoked, as fast as it goes."""
     clock = ManualClock()
@@ -330,6 +343,13 @@ async def test_while_nothing_can_be_stored_nothing_is_told_and_nothing_forgotten
     box.store.fails = False
     assert statuses(await box.after(1)) == [("press-07", "online", None)]
     assert (await box.rows())["press-07"].told_online == 1
+    for _ in range(2):
+        box.presence.disconnected("press-07", "the connection was lost", OfflineCode.CONNECTION_LOST)
+        box.presence.connected("press-07", "10.0.0.7")
+    box.store.fails = True
+    assert await box.after(LATER_S) == []
+    box.store.fails = False
+    assert [payload["reconnects"] for _, payload in await box.after(1)] == [2]
 
 
 # --- what is on disk --------------------------------------------------------------------------------------------
