@@ -243,6 +243,70 @@ MUTANTS = [
         {"            if self._news:\n": "            if len(self._news) > 1:\n"},
         ("test_buffer.py", "waiting_for_messages"),
     ),
+    Mutant(
+        "what was parked is sent again",
+        "outgoing.py",
+        {"                yield from stored_parts(connection, low, high)\n": "                yield low, high\n"},
+        ("test_epochs.py", "what_was_parked_does_not"),
+        quick=True,
+    ),
+    Mutant(
+        "what waits again is removed",
+        "outgoing.py",
+        {"        self._history.hold_from(connection, from_seq)\n": ""},
+        ("test_epochs.py", "is_not_removed_though"),
+    ),
+    Mutant(
+        "what waits again still counts as stored",
+        "outgoing.py",
+        {"                count_readings(connection, device, stored=-count)\n": "                pass\n"},
+        ("test_epochs.py", "what_was_parked_does_not"),
+    ),
+    Mutant(
+        "a batch mixes epochs",
+        "outgoing.py",
+        {"            if messages and name != epoch:\n": "            if False:\n"},
+        ("test_epochs.py", "ends_where_another_epoch_begins"),
+        quick=True,
+    ),
+    Mutant(
+        "what Odoo has gets the new name too",
+        "epochs.py",
+        {"            if before < first:\n": "            if False:\n"},
+        ("test_epochs.py", "keeps_its_own"),
+    ),
+    Mutant(
+        "a renewal does not wait for what is on its way",
+        "buffer.py",
+        {
+            "        async with self.in_flight:\n            epoch = await": (
+                "        async with asyncio.Lock():\n            epoch = await"
+            )
+        },
+        ("test_epochs.py", "until_nothing_is_on_its_way"),
+    ),
+    Mutant(
+        "what is lost for good is told again and again",
+        "outgoing.py",
+        {"        note_unstored(connection, gone, oldest=self._history.oldest)\n": ""},
+        ("test_epochs.py", "is_told_once"),
+    ),
+    Mutant(
+        "other kinds are not found again",
+        "outgoing.py",
+        {
+            '"INSERT INTO ordered SELECT seq FROM messages WHERE seq BETWEEN ? AND ? AND kind <> ?"': (
+                '"SELECT ?, ?, ?"'
+            )
+        },
+        ("test_epochs.py", "wait_again_in_their_own_lane"),
+    ),
+    Mutant(
+        "confirmed is not lowered",
+        "outgoing.py",
+        {"        epochs.lower(epoch, self._highest_confirmed(connection, epoch, from_seq))\n": ""},
+        ("test_epochs.py", "settled_is_lowered"),
+    ),
 ]
 
 

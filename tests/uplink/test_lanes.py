@@ -150,12 +150,12 @@ async def test_a_device_that_is_stuck_holds_up_its_other_kinds_and_nothing_else(
 async def test_what_waits_behind_a_stuck_device_waits_though_its_batch_had_fallen_into_pieces(
     odoo: ChaosOdoo, buffer: WatchedBuffer, client: OdooClient, time: Time
 ) -> None:
-    odoo.faults.extend([chaos.html_500, chaos.html_500])  # four messages become one, one and two
+    odoo.faults.extend([chaos.html_500, chaos.html_500])  # eight messages become two, two and four
     odoo.put_off[1] = 1
-    await buffer.add(4, kind=Kind.COMMAND_STATE)
+    await buffer.add_all([(device, Kind.COMMAND_STATE) for device in "abaaaaaa"])
     async with running(make_pump(buffer, client, time, SMALL)):
         await buffer.drained()
-    assert odoo.stored_seqs == [1, 2, 3, 4]
+    assert odoo.stored_seqs == [2, 1, 3, 4, 5, 6, 7, 8]
 
 
 # --- live beside backlog --------------------------------------------------------------------------------------
