@@ -202,6 +202,16 @@ async def test_small_live_batches_do_not_make_the_backlog_wait(
         await buffer.drained()
 
 
+async def test_a_backlog_in_batches_that_are_full_of_bytes_does_not_wait(
+    odoo: ChaosOdoo, buffer: WatchedBuffer, client: OdooClient, time: Time
+) -> None:
+    time.frozen = True
+    await buffer.add(40, size=1000)
+    async with running(make_pump(buffer, client, time, PumpLimits(batch_bytes=5_000))):
+        await buffer.drained()
+    assert time.slept == []
+
+
 async def test_where_more_comes_than_half_of_what_odoo_takes_live_gets_more_turns(
     odoo: ChaosOdoo, buffer: WatchedBuffer, client: OdooClient, time: Time
 ) -> None:

@@ -272,6 +272,27 @@ async def test_what_was_taken_before_it_got_another_name_is_not_sent_under_the_o
     assert sorted(odoo.stored_seqs) == [1, 2]
 
 
+async def test_what_is_on_its_way_is_answered_under_the_name_it_was_sent_under(
+    odoo: ChaosOdoo, buffer: WatchedBuffer, pump: Pump, database: Database
+) -> None:
+    old = database.epoch
+    renewals: list[asyncio.Task[str]] = []
+
+    async def renews_meanwhile(odoo: ChaosOdoo, post: chaos.Post, writer: asyncio.StreamWriter) -> None:
+        renewals.append(asyncio.create_task(buffer.renew_epoch(1)))
+        await database.run(lambda _: None)
+        await chaos.well(odoo, post, writer)
+
+    odoo.faults.append(renews_meanwhile)
+    await buffer.add(3)
+    async with running(pump):
+        await buffer.drained()
+        new = await renewals[0]
+    present, earlier = buffer.epochs()
+    assert (present.epoch, present.stored) == (new, 0)
+    assert (earlier.epoch, earlier.stored) == (old, 3)
+
+
 async def test_messages_that_wait_again_are_sent_though_nothing_new_comes(
     odoo: ChaosOdoo, buffer: WatchedBuffer, pump: Pump, database: Database
 ) -> None:
