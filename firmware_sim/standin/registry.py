@@ -92,12 +92,12 @@ class Registry:
                 request.serial,
             )
             device = self._state.row(
-                "SELECT device_id, enabled, config, seen FROM devices WHERE serial = ?", request.serial
+                "SELECT device_id, enabled, config, seen, secret_version FROM devices WHERE serial = ?", request.serial
             )
             if token is None or device is None:
                 raise RefusalError(403, "invalid_token", "serial number or token is wrong")
             expires_at_ms, claimed, request_id = token
-            device_id, enabled, config, seen = device
+            device_id, enabled, config, seen, secret_version = device
             if not enabled:
                 raise RefusalError(403, "device_disabled", "the device is switched off")
             if claimed:
@@ -114,7 +114,9 @@ class Registry:
                     "UPDATE devices SET paired_at_ms = ?, seen = 0, revoked = 0, gateway = ? WHERE device_id = ?",
                     (now_ms, gateway, device_id),
                 )
-        return self._checked(device_id, json.loads(config)).model_dump(mode="json")
+        # the pairing fulfils every wish for a new secret up to here
+        config = json.loads(config) | {"secret_version": secret_version}
+        return self._checked(device_id, config).model_dump(mode="json")
 
     def all(self) -> list[dict[str, Any]]:
         """Every device with what has arrived from it."""
