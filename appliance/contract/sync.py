@@ -197,6 +197,9 @@ class SyncAnswer(OdooBody):
     """What the appliance has to do. Everything in it may come again until a report shows that it was done."""
 
     database_uuid: DatabaseUuid
+    admission: DatabaseUuid | None = None
+    """To be named as ``start`` in batches; another one whenever another start has synced. Who has not seen this answer
+    may not send: its own start may be the active one again although it knows nothing of a twin."""
     time: str | None = None
     known: list[KnownEpoch] = Field(default_factory=list)
     commands: list[PendingCommand] = Field(default_factory=list)

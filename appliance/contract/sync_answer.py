@@ -70,7 +70,7 @@ _ITEMS: Mapping[str, tuple[TypeAdapter[Any], str]] = {
     "revoked": (TypeAdapter(DeviceId), ""),
 }
 """Each list of an answer: how an item is read, and the field that holds its id."""
-_HELPFUL = ("time", "cursor", "more", "limits", "interval_s")
+_HELPFUL = ("admission", "time", "cursor", "more", "limits", "interval_s")
 """Fields without which the rest can be used."""
 
 

@@ -254,7 +254,9 @@ class Sync:
     def _admit(self, answer: SyncAnswer) -> None:
         """Odoo is the right one, and knows which messages are whose: the pump may go on."""
         self._admitted = True
-        self._pump.use_sender(Sender(start=self._standing.present.start, database_uuid=answer.database_uuid))
+        self._pump.use_sender(
+            Sender(start=answer.admission or self._standing.present.start, database_uuid=answer.database_uuid)
+        )
         self._pump.use_limits(answer.limits)
         self._pump.release()
         self._pump.try_now()

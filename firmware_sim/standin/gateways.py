@@ -8,6 +8,7 @@ gateway, and the one before it is retired: whoever still presents that is a copy
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,11 +51,12 @@ class Gateways:
         known = [known for report in request.epochs if (known := self._known(request.gateway, report))]
         with self._state.transaction():
             self._admit(request, known)
-            self._note(request)
+            admission = self._note(request)
         work = self._work.offer(request.gateway)
         devices = self._feed.since(request.gateway, request.cursor)
         answer = {
             "database_uuid": self._state.meta("database_uuid"),
+            "admission": admission,
             "time": rfc3339(self._clock.now_ms()),
             "known": known,
             **work,
@@ -75,7 +77,7 @@ class Gateways:
             raise RefusalError(413, "too_large", f"larger than {self.limits}")
         self._check_database(body.get("database_uuid"))
         start = body.get("start")
-        row = self._state.row("SELECT start FROM gateways WHERE gateway = ?", str(body.get("gateway")))
+        row = self._state.row("SELECT admission FROM gateways WHERE gateway = ?", str(body.get("gateway")))
         if start is not None and row is not None and row[0] != start:
             raise RefusalError(409, FENCED, "another start of this appliance is the active one: sync first")
 
@@ -88,7 +90,8 @@ class Gateways:
         """As if another copy of this appliance had taken over: what it presents now is retired."""
         with self._state.transaction() as connection:
             changed = connection.execute(
-                "UPDATE gateways SET epoch = 'taken over', start = 'taken over' WHERE gateway = ?", (gateway,)
+                "UPDATE gateways SET epoch = 'taken over', start = 'taken over', admission = '-' WHERE gateway = ?",
+                (gateway,),
             )
             if not changed.rowcount:
                 raise RefusalError(404, "unknown_gateway", "no such gateway")
@@ -162,8 +165,12 @@ class Gateways:
             ],
         }
 
-    def _note(self, request: SyncRequest) -> None:
+    def _note(self, request: SyncRequest) -> str:
+        """Remember what was reported; the admission of this start."""
         connection, gateway, epoch = self._state.connection, request.gateway, request.epochs[0].epoch
+        row = self._state.row("SELECT start, epoch, admission FROM gateways WHERE gateway = ?", gateway)
+        same = row is not None and row[:2] == (request.start, epoch)
+        admission = str(row[2]) if row is not None and same else secrets.token_hex(8)
         connection.executemany(
             "INSERT OR IGNORE INTO starts (gateway, epoch, start, first_seq, previous) VALUES (?, ?, ?, ?, ?)",
             [(gateway, epoch, start.start, start.first_seq, start.previous) for start in request.starts],
@@ -179,7 +186,8 @@ class Gateways:
             (gateway, STARTS_KEPT),
         )
         connection.execute(
-            "INSERT OR REPLACE INTO gateways (gateway, epoch, start, cursor, synced_at_ms, report) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (gateway, epoch, request.start, request.cursor, self._clock.now_ms(), request.model_dump_json()),
+            "INSERT OR REPLACE INTO gateways (gateway, epoch, start, cursor, synced_at_ms, report, admission) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (gateway, epoch, request.start, request.cursor, self._clock.now_ms(), request.model_dump_json(), admission),
         )
+        return admission

@@ -55,7 +55,7 @@ class Inbox:
             if not isinstance(message, dict) or not _is_seq(message.get("seq")):
                 raise RefusalError(422, "bad_request", "every message needs a seq")
         with self._state.transaction() as connection:
-            results = self._accept(connection, gateway, epoch, floor, settled, stored, str(body.get("start")), messages)
+            results = self._accept(connection, gateway, epoch, floor, settled, stored, messages)
         self.answers.update(result["status"] for result in results)
         self._prune()
         return results
@@ -86,7 +86,6 @@ class Inbox:
         floor: int,
         settled: int,
         told_stored: int,
-        start: str,
         messages: list[dict[str, Any]],
     ) -> list[Result]:
         row = self._state.row(
@@ -137,10 +136,11 @@ class Inbox:
             (gateway, epoch, floor, highest, stored),
         )
         connection.execute(
-            "UPDATE starts SET highest = max(highest, ?) WHERE gateway = ? AND epoch = ? AND start = ?",
+            "UPDATE starts SET highest = max(highest, ?1) WHERE gateway = ?2 AND epoch = ?3 "
+            "AND start = (SELECT start FROM gateways WHERE gateway = ?2)",
             (
                 max((result["seq"] for result in results if result["status"] == "stored"), default=0),
-                *(gateway, epoch, start),
+                *(gateway, epoch),
             ),
         )
         return results

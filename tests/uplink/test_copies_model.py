@@ -76,6 +76,7 @@ class Box:
         self.name = name
         self.disk = disk
         self.admitted = False
+        self.admission = ""
         self.start()
 
     def start(self) -> None:
@@ -158,6 +159,7 @@ class Box:
             assert forgotten_from(known.get(stand.epoch), stand) is None, "an Odoo that was never restored"
         disk.starts = [*disk.starts[:-1], Start(disk.starts[-1].start, disk.starts[-1].first_seq, True)]
         disk.may_take_over = False
+        self.admission = answer["admission"]
         self.admitted = True
 
     def renew(self, first_seq: int) -> None:
@@ -179,7 +181,7 @@ class Box:
         body: dict[str, Any] = {
             "contract": 1,
             "gateway": GATEWAY,
-            "start": self.disk.starts[-1].start,
+            "start": self.admission,
             "epoch": epoch,
             "floor": stand.floor,
             "settled": stand.settled,
