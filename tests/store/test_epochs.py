@@ -221,15 +221,14 @@ async def test_what_waits_again_is_not_removed_though_its_time_had_come(
 ) -> None:
     monkeypatch.setattr(outgoing, "UNSETTLED_ROWS", 20)
     store = await open_again(keep_settled_s=10, keep_settled_bytes=0)
-    monkeypatch.setattr(store.buffer._history, "remove_chunk", lambda connection: None)
-    await store.add(*range(100))
-    await settle_all(store)
-    clock.forward(60)
-    await store.settled_down()
-    assert store.buffer._history.up_to == 100  # all of them were to go with the next chunk
-    monkeypatch.undo()
-    monkeypatch.setattr(outgoing, "UNSETTLED_ROWS", 20)
-    assert await store.buffer.resend(store.database.epoch, 41) == Resent(60, 0)
+    with monkeypatch.context() as removing:
+        removing.setattr(store.buffer._history, "remove_chunk", lambda connection: None)
+        await store.add(*range(100))
+        await settle_all(store)
+        clock.forward(60)
+        await store.settled_down()
+        assert store.buffer._history.up_to == 100  # all of them were to go with the next chunk
+        assert await store.buffer.resend(store.database.epoch, 41) == Resent(60, 0)
     for _ in range(5):
         clock.forward(60)
         await store.settled_down()
