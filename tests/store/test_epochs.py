@@ -229,6 +229,7 @@ async def test_what_waits_again_is_not_removed_though_its_time_had_come(
         await store.settled_down()
         assert store.buffer._history.up_to == 100  # all of them were to go with the next chunk
         assert await store.buffer.resend(store.database.epoch, 41) == Resent(60, 0)
+    await store.settled_down()  # removes what is planned, and plans nothing new
     for _ in range(5):
         clock.forward(60)
         await store.settled_down()
