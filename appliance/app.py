@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-
-import uvloop
 
 from appliance import __version__
 from appliance.broker.connection import Connection
@@ -21,15 +17,16 @@ from appliance.broker.plugin import Interceptors, Rights
 from appliance.broker.server import EmbeddedBroker
 from appliance.broker.session import Receipt
 from appliance.contract.times import Clock
-from appliance.device_parts import DeviceParts
 from appliance.enrolment import read_access
 from appliance.errors import StoreUnavailableError
-from appliance.figures import FigureService
-from appliance.health import HealthService
 from appliance.http_server import http_server, listen
 from appliance.identity import Identity, read_identity
-from appliance.observers import Observers
-from appliance.odoo_link import OdooLink, begin
+from appliance.parts.devices import DeviceParts
+from appliance.parts.figures import FigureService
+from appliance.parts.health import HealthService
+from appliance.parts.observers import Observers
+from appliance.parts.odoo import OdooLink, begin
+from appliance.parts.updates import build_updating
 from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
@@ -42,7 +39,6 @@ from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.outbox import Outbox
 from appliance.store.packet_ids import PacketIds
-from appliance.updating import build_updating
 from appliance.uplink.state import UplinkState
 from appliance.web.api import WebServices, create_app
 from appliance.web.mqtt_socket import MqttSockets
@@ -50,8 +46,6 @@ from appliance.web.mqtt_socket import MqttSockets
 log = logging.getLogger("appliance")
 
 MIB = 1 << 20
-GC_THRESHOLDS = (20_000, 20, 50)
-"""Messages are short-lived and in no cycles: looking for cycles every 700 of them would be for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,36 +375,3 @@ class Appliance:
 
 def _nothing(_: object) -> None:
     """A job that only takes its turn."""
-
-
-def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = None) -> int:
-    """Run the appliance until SIGTERM or SIGINT; the exit status. Raises what :meth:`Appliance.started` raises."""
-    return uvloop.run(_serve(settings, on_ready))
-
-
-async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | None) -> int:
-    appliance = Appliance(settings)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, appliance.stop)
-    async with appliance.started():
-        ports = appliance.ports
-        log.info(
-            "version %s is ready: MQTT %s on port %d%s, HTTP%s on port %d, %d devices, %d messages wait",
-            __version__,
-            "with TLS" if settings.mqtt_use_tls else "without TLS",
-            ports.mqtt,
-            "" if ports.mqtt_plain is None else f" and without TLS on port {ports.mqtt_plain}",
-            "S" if settings.http_use_tls else "",
-            ports.http,
-            len(appliance.registry),
-            appliance.buffer.backlog().waiting,
-        )
-        log.info("SHA-256 fingerprint of the certificate authority: %s", appliance.fingerprint)
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
-        gc.enable()
-        if on_ready is not None:
-            on_ready(appliance)
-        await appliance.run()
-    return 0

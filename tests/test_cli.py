@@ -96,7 +96,7 @@ def run_with(monkeypatch: pytest.MonkeyPatch, outcome: int | BaseException) -> i
             raise outcome
         return outcome
 
-    monkeypatch.setattr("appliance.app.serve", serve)
+    monkeypatch.setattr("appliance.process.serve", serve)
     with pytest.raises(SystemExit) as caught:
         cli.main(["run"])
     code = caught.value.code

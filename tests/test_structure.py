@@ -42,22 +42,18 @@ FLOORS = {
     "http_door": {"services"},
     "socket_door": {"http_door"},
     "http_server": {"broker", "certificates", "settings", "socket_door"},
-    "observers": {"contract", "store", "services"},
-    "looks": {"contract", "errors", "store"},
-    "health": {"looks", "contract", "errors", "store", "services", "broker", "uplink", "web"},
     "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
     "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
-    "odoo_link": {"contract", "store", "services", "uplink", "settings", "enrolment", "health"},
-    "device_parts": {"contract", "store", "services", "broker", "identity"},
-    "figures": {"contract", "errors", "store", "services", "broker", "uplink", "web", "health"},
-    "updating": {"contract", "errors", "store", "services", "uplink", "settings"},
-    "app": {
-        "updating",
-        *("contract", "errors", "store", "services", "broker", "uplink", "web"),
-        *("settings", "certificates", "identity", "observers", "figures", "health", "http_server", "socket_door"),
-        *("enrolment", "odoo_link", "device_parts"),
+    "parts": {
+        *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
+        *("settings", "identity", "enrolment"),
     },
-    "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "app", "enrolment"},
+    "app": {
+        *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
+        *("settings", "identity", "enrolment", "http_server"),
+    },
+    "process": {"settings", "app"},
+    "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process"},
     "__main__": {"cli"},
 }
 """What each part of ``appliance/`` may import from it."""
@@ -78,7 +74,7 @@ HOMES = {
     "starlette": {"web", "http_server"},
     "typer": {"cli"},
     "uvicorn": {"http_door", "http_server", "socket_door"},
-    "uvloop": {"app"},
+    "uvloop": {"process"},
     "websockets": {"socket_door"},
 }
 """Which parts of ``appliance/`` may import a library; none may import one that is not here."""
@@ -259,7 +255,7 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "enrolment.py", "identity.py", "odoo_link.py", "updating.py", "cli/running.py")
+        for file in ("app.py", "enrolment.py", "identity.py", "parts/odoo.py", "parts/updates.py", "cli/running.py")
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

@@ -34,7 +34,7 @@ def run(env_file: EnvFile = None) -> None:
 def _serve(settings: Settings) -> int:
     gc.disable()  # what is imported stays: looking for garbage meanwhile takes a quarter of the start-up time
 
-    from appliance.app import serve  # takes most of the start-up time, and no other command needs it
+    from appliance.process import serve  # takes most of the start-up time, and no other command needs it
 
     try:
         return serve(settings)

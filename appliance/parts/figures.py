@@ -11,7 +11,7 @@ from typing import Any
 from appliance import __version__
 from appliance.broker.server import EmbeddedBroker
 from appliance.errors import StoreUnavailableError
-from appliance.health import HealthService
+from appliance.parts.health import HealthService
 from appliance.services.commands import CommandService
 from appliance.services.firmware import FirmwareService
 from appliance.services.ota import OtaService

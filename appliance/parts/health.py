@@ -9,7 +9,7 @@ from typing import Any, Literal
 from appliance.broker.seams import PassedOn
 from appliance.broker.server import EmbeddedBroker
 from appliance.contract.times import Clock, rfc3339
-from appliance.looks import Looks
+from appliance.parts.looks import Looks
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from appliance.contract.times import Clock
-from appliance.health import HealthService
+from appliance.parts.health import HealthService
 from appliance.store.buffer import Buffer
 from appliance.store.database import Database
 from appliance.store.dead_letters import Stock
 from appliance.store.parked import MOST_PARKED
 from appliance.uplink.state import UplinkState
-from tests.test_health import CALM
+from tests.parts.test_health import CALM
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from appliance.broker.attached import AttachedLimits
 from appliance.broker.seams import PassedOn
 from appliance.contract.times import Clock
-from appliance.health import HealthService
+from appliance.parts.health import HealthService
 from appliance.uplink.state import UplinkState
 from tests.broker.rig import Rig, running, subscribe
 from tests.broker.test_local_topics import machine

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from appliance import looks as module
 from appliance.contract.odoo import Kind
 from appliance.contract.times import Clock
-from appliance.looks import Looks
+from appliance.parts import looks as module
+from appliance.parts.looks import Looks
 from appliance.store.buffer import Buffer, Rejection
 from appliance.store.database import Database
 from appliance.store.ledger import check_ledger, count_readings

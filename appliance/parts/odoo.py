@@ -10,7 +10,7 @@ from appliance import __version__
 from appliance.contract.sync import BacklogReport, LedgerReport
 from appliance.contract.times import Clock, rfc3339
 from appliance.enrolment import OdooAccess
-from appliance.health import HealthService
+from appliance.parts.health import HealthService
 from appliance.services.commands import CommandService
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.pending_commands import PendingCommands
