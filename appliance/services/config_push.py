@@ -151,11 +151,18 @@ class ConfigPush:
             return
         self._notes.shown(device, firmware_version=request.firmware_version, hardware=request.hardware)
         if request.token is not None:
-            self._pairing.serve(request, f"device {device_id}", partial(self._reply, device_id))
+            asked_on = self._connections.get(device_id)
+            self._pairing.serve(request, f"device {device_id}", partial(self._reply_on, device_id, asked_on))
             return
         connection = self._connections.get(device_id) or _Connection(device.generation)
         # being asked is no try: it listens
         self._send(device, connection, request_id=request.request_id, ca=bool(request.ca_pem), asked=True)
+
+    def _reply_on(self, device_id: str, connection: _Connection | None, payload: bytes) -> None:
+        """Answer on the connection that asked. What was asked of Odoo takes its time, and who has taken over meanwhile
+        may have the old secret, but not the token. The one that asked repeats its request."""
+        if connection is not None and self._connections.get(device_id) is connection:
+            self._reply(device_id, payload)
 
     def _reply(self, device_id: str, payload: bytes) -> None:
         device = self._registry.get(device_id)

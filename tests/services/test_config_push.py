@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -487,6 +488,33 @@ async def test_a_paired_connection_with_a_new_token_gets_a_new_secret(box: Box) 
     box.odoo.issue("T-2", "SN-1", "press-07")
     box.push.accept_request("press-07", json.dumps({"token": "T-2", "request_id": "r2"}).encode())
     assert (await box.delivery(1)).password == CREDENTIALS.password("press-07", 2)
+
+
+async def test_the_secret_that_comes_with_a_new_token_goes_to_no_connection_but_the_one_that_asked(box: Box) -> None:
+    await box.pair_fully()
+    box.odoo.issue("T-2", "SN-1", "press-07")
+    box.odoo.open.clear()
+    box.push.accept_request("press-07", json.dumps({"token": "T-2", "request_id": "r2"}).encode())
+    async with asyncio.timeout(10):
+        while not box.odoo.waiting:
+            await asyncio.sleep(0)
+    # while Odoo is being asked, somebody else takes over who has the old secret, the thief perhaps
+    box.broker.login("press-07", 1)
+    box.odoo.open.set()
+    async with asyncio.timeout(10):
+        while box.device().generation == 1:
+            await box.database.run(lambda connection: None)
+    while box.pairing._requests:
+        await asyncio.sleep(0)
+    await box.settled()
+    assert [each.answer for each in box.broker.sent if each.password is not None] == []
+    # the same request, on the connection of who has the token
+    box.push.accept_request("press-07", json.dumps({"token": "T-2", "request_id": "r2"}).encode())
+    while box.pairing._requests:
+        await asyncio.sleep(0)
+    assert [each.password for each in box.broker.sent if each.password is not None] == [
+        CREDENTIALS.password("press-07", 2)
+    ]
 
 
 async def test_the_firmware_version_that_a_paired_device_names_is_kept(box: Box) -> None:
