@@ -233,6 +233,10 @@ class FirmwareService:
                 except FirmwareError as error:
                     log.warning("a firmware file cannot be had: %s", error)
                     self._give(job, str(error), url=wish.url)
+                except Exception:
+                    # whatever a server, or the disk, makes a library raise: it ends this file, not the appliance
+                    log.exception("a firmware file cannot be had")
+                    self._give(job, "an unexpected error; the appliance's log has it", url=wish.url)
                 else:
                     self._give(job, fetched)
             await self._files.abandon(job.name)

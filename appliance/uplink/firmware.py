@@ -289,6 +289,9 @@ def _redirected(url: httpx.URL, location: str) -> httpx.URL:
         raise FirmwareError("it redirects to an address that is none") from error
     if target.scheme not in ("http", "https") or not target.host:
         raise FirmwareError("it redirects to an address that is neither http nor https")
+    if target.port is not None and not 0 < target.port < 65536:
+        # httpx takes it, and the socket's OverflowError is none of those that it translates
+        raise FirmwareError("it redirects to an address that is none")
     if url.scheme == "https" and target.scheme == "http":
         raise FirmwareError("it redirects from https to http")
     return target.copy_with(userinfo=b"", fragment=None)

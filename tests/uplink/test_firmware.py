@@ -252,6 +252,17 @@ async def test_what_is_compressed_is_not_taken(bench: Bench) -> None:
     assert bench.server.heads[0]["accept-encoding"] == "identity"
 
 
+async def test_an_error_that_nobody_has_thought_of_ends_one_file_and_not_the_appliance(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(FirmwareFetcher, "_attempt", lambda *_: {}["unthought of"])
+        assert "unexpected error" in str(await bench.get(bench.wish("/fw.bin?key=secret")))
+    assert "unthought of" in caplog.text
+    assert "key=secret" not in caplog.text
+    assert await bench.get(bench.wish()) == Fetched(SHA256, len(CONTENT))
+
+
 # --- where it may come from -----------------------------------------------------------------------------------
 
 
@@ -277,6 +288,8 @@ async def test_redirects_have_an_end(bench: Bench) -> None:
         ("ftp://127.0.0.1/x", "neither http nor https"),
         ("http://169.254.169.254/latest/meta-data", "not among IIOT_FIRMWARE_HOSTS"),
         ("http://localhost/x", "not among IIOT_FIRMWARE_HOSTS"),
+        ("http://127.0.0.1:65536/x", "an address that is none"),
+        ("http://127.0.0.1:-1/x", "an address that is none"),
     ],
 )
 async def test_a_redirect_leads_nowhere_else_than_an_order_may(bench: Bench, to: str, reason: str) -> None:
