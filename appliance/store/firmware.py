@@ -116,12 +116,11 @@ class FirmwareFiles:
     async def reserve(self, name: str, size: int, *, written: int, needed: Collection[str]) -> None:
         """Make room for a part of this size; files that nobody needs go, the one not used for longest first.
 
+        What was promised to it before is looked at again: others have written to the disk since.
         :class:`FirmwareError` if there is no room for it.
         """
         before = self._reserved.get(name, 0)
-        if size <= before:
-            return
-        self._reserved[name] = size
+        self._reserved[name] = max(size, before)
         going = [sha256 for sha256 in self._sizes if sha256 not in needed]
         free = await self.in_thread(lambda: shutil.disk_usage(self._folder).free)
         while self.total_bytes > self._quota_bytes or free - (size - written) < self._keep_free_bytes:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,3 +134,22 @@ async def test_a_write_that_fails_is_told(files: FirmwareFiles) -> None:
     with pytest.raises(FirmwareError, match="cannot be written"):
         await part.write(b"x")
     part._descriptor = -1
+
+
+async def test_what_was_promised_before_the_disk_became_full_is_not_written(
+    files: FirmwareFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files._keep_free_bytes = 20 * MIB
+    free = 30 * MIB
+    monkeypatch.setattr("appliance.store.firmware.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    first, second = [await files.begin(each, resume=False) for each in ("first", "second")]
+    await first.reserve(5 * MIB)
+    await second.reserve(5 * MIB)
+    await first.write(bytes(MIB))
+    free = 20 * MIB  # readings have come, or another file
+    for part in (first, second):
+        before = part.size
+        with pytest.raises(FirmwareError, match="the disk is nearly full"):
+            await part.write(bytes(MIB))
+        assert part.size == before
+        part.close()
