@@ -152,7 +152,7 @@ class FirmwareService:
     def drop(self, position: int) -> None:
         """See :class:`FirmwareSource`."""
         self._held.pop(position, None)
-        self._downloads.pop(position, None)
+        self._forget(position)
         job = self._job_of.pop(position, None)
         if job is None:
             return
@@ -189,9 +189,7 @@ class FirmwareService:
         if self.active_downloads >= MOST_DOWNLOADS or seen.active >= MOST_DOWNLOADS_OF_UPDATE:
             text = "too many downloads at a time"
             raise RequestError(text, status=503, code="busy", retry_after_s=BUSY_RETRY_S)
-        if position in self._held:
-            # of an update that has ended nobody asks any more
-            self._downloads[position] = seen
+        self._downloads[position] = seen
 
         def sent(size: int) -> None:
             seen.bytes_sent += size
@@ -206,6 +204,13 @@ class FirmwareService:
         finally:
             self.active_downloads -= 1
             seen.active -= 1
+            self._forget(position)
+
+    def _forget(self, position: int) -> None:
+        """Of an update that has ended nobody asks any more; what its link still opens counts all the same."""
+        seen = self._downloads.get(position)
+        if seen is not None and not seen.active and position not in self._held:
+            del self._downloads[position]
 
     # --- its own work ----------------------------------------------------------------------------------------
 

@@ -187,6 +187,8 @@ class UpdateTracker:
         row = entry.row if entry is not None else await self._updates.at(link.position)
         if row is None or row.state in ("cancelled", "cancelling"):
             raise LinkRefusedError("this update was cancelled", status=410, code="link_expired")
+        if row.reason == "unpaired" or self._devices.get(row.device) is None:
+            raise LinkRefusedError("the device of this update has been removed", status=410, code="link_expired")
         return link
 
     # --- its own work ----------------------------------------------------------------------------------------

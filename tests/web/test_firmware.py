@@ -14,7 +14,7 @@ import pytest
 from appliance.services import firmware as firmware_service
 from appliance.services.firmware_links import TOKEN_CHARACTERS, FirmwareLinks
 from appliance.web.firmware import Span, UnsatisfiableError, requested_span
-from tests.web.conftest import World, problem
+from tests.web.conftest import AUTHORIZED, World, problem
 
 CONTENT = random.Random(5).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -186,3 +186,32 @@ async def test_downloads_are_counted_and_bounded(
     with world.firmware.download(99):
         assert (await client.get(link)).status_code == 503
     assert world.firmware.active_downloads == 0
+
+
+async def test_a_link_ends_with_the_pairing_of_its_device(world: World, client: httpx.AsyncClient, link: str) -> None:
+    assert (await client.get(link)).status_code == 200
+    await client.delete("/api/v1/device/press-07", headers=AUTHORIZED)
+    answer = await client.get(link)
+    assert (answer.status_code, problem(answer)["code"]) == (410, "link_expired")
+    await world.pair("press-07", "SN-2")  # another one has its name now
+    world.updates.device_has("press-07", "SN-2")
+    async with asyncio.timeout(10):
+        while (await world.updates.status("u-press-07")).reason != "unpaired":
+            await asyncio.sleep(0)
+    assert (await client.get(link)).status_code == 410
+
+
+async def test_the_link_of_an_update_that_has_ended_does_not_take_everybodys_places(
+    world: World, client: httpx.AsyncClient, link: str
+) -> None:
+    position = world.updates._by_device["press-07"].row.position
+    with world.firmware.download(position):
+        said = b'{"update_id": "u-press-07", "state": "installed", "version": "2"}'
+        world.updates.accept_status("press-07", said, world.clock.now_ms(), None)
+        async with asyncio.timeout(10):
+            while not (await world.updates.status("u-press-07")).settled:
+                await asyncio.sleep(0)
+        assert (await client.get(link)).status_code == 200
+        with world.firmware.download(position):
+            assert problem(await client.get(link))["code"] == "busy"
+    assert world.firmware.downloads(position) is None
