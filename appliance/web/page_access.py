@@ -53,13 +53,15 @@ class PageAccess:
     async def login(self, request: Request) -> Response | str:
         """Take the key out of a form: an answer that sets the cookie, or why not."""
         address = address_key(source_address(request))
-        wait_s = self._limiter.wait_s(address)
-        if wait_s:
-            return f"Too many failed attempts from this address. Try again in {wait_s:.0f} seconds."
         if not _is_own_page(request):
             return "This form was sent from another site."
         key = self._find_key(await _field(request, "key"))
         if key is None:
+            # a valid key always passes, as with the API: whoever shares an address with somebody who tries is not
+            # locked out by them
+            wait_s = self._limiter.wait_s(address)
+            if wait_s:
+                return f"Too many failed attempts from this address. Try again in {wait_s:.0f} seconds."
             self._limiter.failed(address)
             return "This key is not valid."
         if not key.may("read"):
