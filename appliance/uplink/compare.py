@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from appliance.contract.sync import KnownEpoch, KnownStart
+from appliance.contract.sync import MOST_STARTS, KnownEpoch, KnownStart
 from appliance.store.standing import Start
 
 
@@ -70,10 +70,21 @@ def forked_at(
         candidates.append(present.floor)
     if not candidates and starts[-1].answered and known.highest_seq > present.last_seq:
         candidates.append(present.floor)
-    if not candidates and not starts[-1].answered and known.highest_seq >= unheard[0].first_seq:
+    # what was sent under a start of this folder before the next one began was stored before the copies parted
+    unexplained = known.highest_seq > own_sent or not _all_told(known, starts)
+    if not candidates and not starts[-1].answered and unexplained and known.highest_seq >= unheard[0].first_seq:
         candidates.append(unheard[0].first_seq)
     # what keeps an older epoch was told from a twin's before
     return max(min(candidates), present.first_seq) if candidates else None
+
+
+def _all_told(known: KnownEpoch, starts: Sequence[Start]) -> bool:
+    """Whether no start can have sent anything that this folder does not know of, though Odoo tells the newest only.
+
+    What is left out is older than those told, and was told to a start of this folder that was answered after it.
+    """
+    told = {start.start for start in known.starts}
+    return len(known.starts) < MOST_STARTS or any(start.answered and start.start in told for start in starts)
 
 
 def taken_over_from(fork: int | None, *, present: Stand, unheard: Sequence[Start]) -> int:

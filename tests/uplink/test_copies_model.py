@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 
-from appliance.contract.sync import FENCED, KnownEpoch
+from appliance.contract.sync import FENCED, MOST_STARTS, KnownEpoch, KnownStart
 from appliance.store.standing import Start
 from appliance.uplink.compare import forgotten_from, forked_at, taken_over_from
 from firmware_sim.odoo import StandIn
@@ -25,6 +25,8 @@ from firmware_sim.standin.refusal import RefusalError
 
 LIVES = int(os.environ.get("LIVES", "60"))
 """Random lives; more of them in the long run."""
+SEEDS = [*range(LIVES), *(seed for seed in (182, 199, 258, 456, 613, 630) if seed >= LIVES)]
+"""And some lives in which a copy was made between a start and its first answer."""
 STEPS = 80
 GATEWAY = "g"
 
@@ -263,7 +265,7 @@ def lost(world: World) -> set[str]:
     return kept - world.effects().keys()
 
 
-@pytest.mark.parametrize("seed", range(LIVES))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_once_copied_or_restored_no_reading_is_lost_or_stored_twice(seed: int) -> None:
     world = live(seed, forks=1)
     try:
@@ -275,7 +277,7 @@ def test_once_copied_or_restored_no_reading_is_lost_or_stored_twice(seed: int) -
         world.stand_in.state.close()
 
 
-@pytest.mark.parametrize("seed", range(LIVES))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_however_often_copied_and_restored_no_reading_is_lost(seed: int) -> None:
     """What several copies have in common by halves may be sent twice; nothing is taken for another's repeat."""
     world = live(seed, forks=6)
@@ -284,3 +286,43 @@ def test_however_often_copied_and_restored_no_reading_is_lost(seed: int) -> None
         assert lost(world) == set()
     finally:
         world.stand_in.state.close()
+
+
+# --- the rule itself --------------------------------------------------------------------------------------------
+
+
+def known_with(*starts: KnownStart) -> KnownEpoch:
+    return KnownEpoch(epoch="e", highest_seq=max(start.highest_seq for start in starts), starts=list(starts))
+
+
+PRESENT = SimpleNamespace(first_seq=1, last_seq=9, floor=5, settled=4, stored=4)
+OWN = [Start("first", 1, True), Start("second", 5, False), Start("third", 8, False)]
+"""The folder was copied while ``second`` waited for its first answer."""
+
+
+def test_what_a_common_start_has_sent_of_the_common_messages_keeps_its_names() -> None:
+    known = known_with(KnownStart(start="first", highest_seq=4), KnownStart(start="second", first_seq=5, highest_seq=7))
+    assert forked_at(known, present=PRESENT, starts=OWN, unheard=OWN[1:]) is None
+
+
+def test_what_a_common_start_has_sent_beyond_them_is_somebody_elses() -> None:
+    known = known_with(KnownStart(start="first", highest_seq=4), KnownStart(start="second", first_seq=5, highest_seq=8))
+    assert forked_at(known, present=PRESENT, starts=OWN, unheard=OWN[1:]) == 8
+
+
+def test_what_no_start_has_sent_that_odoo_tells_of_is_somebody_elses() -> None:
+    known = known_with(KnownStart(start="first", highest_seq=4), KnownStart(start="second", first_seq=5, highest_seq=7))
+    known = known.model_copy(update={"highest_seq": 8})
+    assert forked_at(known, present=PRESENT, starts=OWN, unheard=OWN[1:]) == 5
+
+
+@pytest.mark.parametrize(("answered", "fork"), [(True, None), (False, 2)])
+def test_where_odoo_tells_the_newest_starts_only_one_that_was_answered_vouches_for_the_rest(
+    answered: bool, fork: int | None
+) -> None:
+    own = [Start(f"s{number}", number, answered and number == 9) for number in range(2, MOST_STARTS + 3)]
+    known = known_with(*(KnownStart(start=start.start, first_seq=start.first_seq) for start in own[:-1]))
+    known.starts[-1] = known.starts[-1].model_copy(update={"highest_seq": own[-1].first_seq - 1})
+    known = known.model_copy(update={"highest_seq": own[-1].first_seq - 1})
+    present = SimpleNamespace(first_seq=1, last_seq=99, floor=2, settled=1, stored=1)
+    assert forked_at(known, present=present, starts=own, unheard=own[8 if answered else 0 :]) == fork
