@@ -124,6 +124,7 @@ class BoundedHttp(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client has taken what was written."""
         super().resume_writing()
+        self._since = self.loop.time()
         if self._slow and not self.transport.is_closing():
             self._give(self.request_s)
 

@@ -216,6 +216,22 @@ async def test_a_long_answer_takes_as_long_as_its_client_goes_on_reading() -> No
         assert asyncio.get_running_loop().time() - begun > 2 * _Slow.request_s
 
 
+class _FewSlow(_Slow):
+    most_connections = 4
+
+
+async def test_a_slow_client_of_a_long_answer_does_not_make_room_for_silent_ones_as_long_as_it_reads() -> None:
+    async with door(_file, _FewSlow) as port:
+        reading = asyncio.create_task(_read_slowly(port, "/firmware/abc"), name="device")
+        others = []
+        for _ in range(6):
+            await asyncio.sleep(0.15)
+            others += await sockets(port, 1)
+        assert await reading >= _FILE_BYTES
+        for _, writer in others:
+            writer.close()
+
+
 async def test_a_client_that_takes_nothing_of_a_long_answer_is_cut_off() -> None:
     async with door(_file, _Slow) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
