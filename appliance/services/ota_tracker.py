@@ -347,7 +347,8 @@ class UpdateTracker:
             if self._by_device.get(row.device) is entry:
                 del self._by_device[row.device]
             self._firmware.drop(row.position)
-            log.info("update %s of %s ended: %s %s", row.update_id, row.device, row.state, row.error or "")
+            # the error may be the device's own words: they must not begin a line, nor steer a terminal
+            log.info("update %s of %s ended: %s %r", row.update_id, row.device, row.state, row.error or "")
 
     def _taken_over(self, outcome: UpdateOutcome) -> None:
         """A change by update id was committed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -125,6 +126,18 @@ async def test_a_failure_keeps_what_the_device_said(bench: UpdateBench) -> None:
     status = await bench.service.status("u1")
     assert (status.state, status.reason, status.settled) == ("failed", "device", True)
     assert status.error == "x" * 300
+
+
+async def test_what_a_device_says_of_its_failure_forges_no_line_of_the_log(
+    bench: UpdateBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await delivered(bench)
+    await bench.report("failed", error="valve\n2026-11-22 CRITICAL forged\x1b[2J\x9b2J")
+    ended = [record.getMessage() for record in caplog.records if "ended: failed" in record.getMessage()]
+    assert len(ended) == 1
+    assert ended[0].isprintable()
+    assert "valve" in ended[0]
 
 
 async def test_another_device_cannot_move_it(bench: UpdateBench) -> None:
