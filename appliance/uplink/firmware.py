@@ -43,6 +43,8 @@ CONNECT_S = 10.0
 PIECE_BYTES = 512 * 1024
 """What is gathered for one write."""
 _RETRIED = frozenset({408, 425, 429})
+_PROXIES = frozenset({"http", "https", "all"})
+"""``NO_PROXY`` alone, which is among them as ``no``, is none."""
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,15})-(\d{1,15})|\*)/(\d{1,15}|\*)")
 
 
@@ -227,7 +229,7 @@ class FirmwareFetcher:
             for *_, address in found:
                 _refuse_inner(str(address[0]), host)
         # the name may mean another address a moment later; behind a proxy the peer is that
-        return not getproxies()
+        return _PROXIES.isdisjoint(getproxies())
 
     def _client(self, url: httpx.URL) -> httpx.AsyncClient:
         direct = _is_loopback(url.host)

@@ -329,8 +329,9 @@ def test_a_factorys_own_network_is_allowed() -> None:
         _refuse_inner(address, "host")
 
 
+@pytest.mark.parametrize("proxies", [{}, {"no": "odoo.lan"}])
 async def test_the_peer_is_looked_at_too_for_a_name_may_change_its_mind(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
 ) -> None:
     fetcher = FirmwareFetcher(sleep=lambda _: asyncio.sleep(0))
 
@@ -340,7 +341,7 @@ async def test_the_peer_is_looked_at_too_for_a_name_may_change_its_mind(
     loop = asyncio.get_running_loop()
     part = await bench.files.begin("x", resume=False)
     with monkeypatch.context() as patch:
-        patch.setattr("appliance.uplink.firmware.getproxies", dict)
+        patch.setattr("appliance.uplink.firmware.getproxies", lambda: proxies)
         looked_up = loop.getaddrinfo
         patch.setattr(
             loop,
