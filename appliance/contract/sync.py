@@ -222,7 +222,7 @@ class EnrollRequest(Report):
     """Body of ``POST /iiot/gateway/enroll``; ``code`` comes from the gateway's form in Odoo and works once."""
 
     contract: Literal[1] = 1
-    code: str
+    code: str = Field(repr=False)
     gateway_uid: Uuid
     name: str
     version: str

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from appliance.contract.odoo import Sender, encode_batch
-from appliance.contract.sync import MOST_WORK, SyncAnswer
+from appliance.contract.sync import MOST_WORK, EnrollRequest, SyncAnswer
 from appliance.contract.sync_answer import TOO_MANY, Flaw, read_answer
 
 DATABASE = "9c1de5ae-4d22-4f09-8d43-6c8f2b1d5f10"
@@ -97,3 +98,9 @@ def test_a_batch_names_its_sender_and_what_is_stored() -> None:
         "stored": 7,
         "messages": [1],
     }
+
+
+def test_a_code_and_a_key_are_not_in_what_an_enrolment_shows_of_itself() -> None:
+    request = EnrollRequest(code="K7QF-CODE", gateway_uid=str(UUID(int=7)), name="x", version="1", api_key="the-key")
+    assert "K7QF" not in repr(request)
+    assert "the-key" not in repr(request)
