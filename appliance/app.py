@@ -153,6 +153,7 @@ class Appliance:
         self.standing = await begin(self.database, self._access)
         self.registry = DeviceRegistry(database=self.database, templates=settings.topics)
         await self.registry.load()
+        self.registry.handed_over = self.buffer.handed_over
 
     def _build_uplink(self, identity: Identity, stack: AsyncExitStack) -> None:
         self.odoo: OdooLink | None = None

@@ -359,6 +359,10 @@ class Buffer:
             set_meta(connection, "ids_written_up_to", written)
             self._ids_written_up_to = written
 
+    def handed_over(self, connection: sqlite3.Connection, device: str) -> None:
+        """In the writer thread, last in a job: this device id belongs to another machine from here on."""
+        self._recent.forget(connection, device, self._ids_written_up_to)
+
     def _resend(
         self, connection: sqlite3.Connection, *, epoch: str, from_seq: int, begin: bool
     ) -> tuple[int, int, int | None]:

@@ -87,16 +87,23 @@ def find_pairing(connection: sqlite3.Connection, *, serial: str, token_digest: b
 
 
 def pair(
-    connection: sqlite3.Connection, *, claim: Claim, topics: str, earlier: str | None, now_ms: int
+    connection: sqlite3.Connection,
+    *,
+    claim: Claim,
+    topics: str,
+    earlier: str | None,
+    now_ms: int,
+    handed_over: Callable[[sqlite3.Connection, str], None],
 ) -> tuple[Pairing, DeviceRow | None]:
     """Store a claim; the device's new row, or ``None`` if the token was claimed before and nothing changed.
 
-    ``topics`` and ``earlier`` as in the row.
+    ``topics`` and ``earlier`` as in the row; ``handed_over`` is called, last of all, if the id was another machine's.
     """
     known = find_pairing(connection, serial=claim.serial, token_digest=claim.token_digest)
     if known is not None:
         return known, None
     device_id = claim.config.device_id
+    was_anothers = _is_anothers(connection, device_id, claim.serial)
     _retire_former(connection, claim.serial, device_id)
     row = _next_row(connection, claim, now_ms)._replace(topics=topics, earlier=earlier)
     connection.execute(_PUT, row)
@@ -111,7 +118,19 @@ def pair(
         " WHERE serial = ?1 ORDER BY token_digest = ?2 DESC, paired_at_ms DESC LIMIT ?3)",
         (claim.serial, claim.token_digest, PAIRINGS_KEPT),
     )
+    if was_anothers:
+        handed_over(connection, device_id)
     return Pairing(claim.request_id, device_id, row.generation), row
+
+
+def _is_anothers(connection: sqlite3.Connection, device_id: str, serial: str) -> bool:
+    """Whether this id is, or was when its pairing ended, that of a machine with another serial number."""
+    found = connection.execute("SELECT serial FROM devices WHERE device_id = ?", (device_id,)).fetchone()
+    if found is not None:
+        return bool(found[0] != serial)
+    # of an id without a device it is only known who had it: a machine that had it may have it again
+    own = connection.execute("SELECT 1 FROM pairings WHERE serial = ? AND device_id = ?", (serial, device_id))
+    return own.fetchone() is None and _retired_generation(connection, device_id) > 0
 
 
 def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> DeviceRow:

@@ -41,6 +41,8 @@ class DeviceRegistry:
         serial number, or ``valid_from`` may have risen: a connection with an older secret is then no longer its own."""
         self.removed: list[Callable[[Device], None]] = []
         """Called on the event loop after a device has lost its pairing for good."""
+        self.handed_over: Callable[[sqlite3.Connection, str], None] = lambda connection, device_id: None
+        """Called in the writer thread, in the transaction in which a device id goes to another serial number."""
         self._database = database
         self._templates = templates
         self._by_id: dict[str, Device] = {}
@@ -155,6 +157,7 @@ class DeviceRegistry:
                 topics=write_topics([topics]),
                 earlier=write_topics(earlier) if earlier else None,
                 now_ms=self._database.clock.now_ms(),
+                handed_over=self.handed_over,
             )
             pairing, _ = await self._commit(job, lambda result: self._paired(result[1], claim.config, topics, earlier))
         return pairing

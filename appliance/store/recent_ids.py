@@ -70,6 +70,20 @@ class RecentIds:
                 self._write_ring(connection, device, ring)
         return min((ring.first_unwritten_seq - 1 for ring in self._dirty.values()), default=last_seq)
 
+    def forget(self, connection: sqlite3.Connection, device: str, written_up_to: int) -> None:
+        """The device id belongs to another machine from now on, whose ids may begin anew: none of the former's counts.
+
+        Also in the rows that would be read back; they are few, see :data:`WRITE_AFTER_ROWS`.
+        """
+        ring = self._ring(connection, device)
+        if ring.digests:
+            ring.digests = b""
+            self._write_ring(connection, device, ring)
+            connection.execute(
+                "UPDATE messages SET msg_key = NULL WHERE seq > ? AND device = ? AND msg_key IS NOT NULL",
+                (written_up_to, device),
+            )
+
     def restore(self, connection: sqlite3.Connection, written_up_to: int) -> None:
         """Forget what is in memory and read back what the rows hold beyond ``written_up_to``."""
         self._rings.clear()

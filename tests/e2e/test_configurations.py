@@ -232,6 +232,22 @@ async def test_commands_of_a_device_that_was_revoked_just_before_a_crash_end_at_
                 await asyncio.sleep(0.01)
 
 
+async def test_a_machine_that_takes_the_place_of_another_loses_no_reading_to_the_others_message_ids(box: Box) -> None:
+    await box.pair()
+    first = await box.login()
+    first.send(frames.publish(box.topics().telemetry, b'{"msg_id": 1, "of": "SN-press-07"}', qos=1, packet_id=1))
+    assert (await first.packet())[0] == frames.PUBACK
+    claim = Claim(
+        serial="SN-2", token_digest=b"2", request_id="r", config=DeviceConfig.model_validate({"device_id": "press-07"})
+    )
+    await box.appliance.registry.pair(claim)
+    second = await box.login(2)
+    for _ in range(2):
+        second.send(frames.publish(box.topics().telemetry, b'{"msg_id": 1, "of": "SN-2"}', qos=1, packet_id=1))
+        assert (await second.packet())[0] == frames.PUBACK
+    assert [each["of"] for each in await box.messages(1)] == ["SN-press-07", "SN-2"]
+
+
 async def test_a_device_that_is_switched_off_is_disconnected_and_comes_back_with_what_has_changed(box: Box) -> None:
     await box.pair()
     client = await box.login()

@@ -11,7 +11,11 @@ from random import Random
 
 import pytest
 
+from appliance.contract.odoo import DeviceConfig
+from appliance.contract.topics import TopicTemplates
 from appliance.store import recent_ids
+from appliance.store.device_rows import Claim
+from appliance.store.devices import DeviceRegistry
 from appliance.store.recent_ids import DIGEST_BYTES, REMEMBERED, digest
 from tests.store.conftest import OpenStore
 from tests.store.support import ManualClock, Store, assert_adds_up
@@ -174,3 +178,65 @@ def test_a_digest_never_changes_for_it_stands_in_files_out_there() -> None:
         8996027584356553918,
         6192904641445441335,
     ]
+
+
+# --- a device id that changes hands ----------------------------------------------------------------------------
+
+
+async def registry_of(store: Store) -> DeviceRegistry:
+    registry = DeviceRegistry(database=store.database, templates=TopicTemplates())
+    await registry.load()
+    registry.handed_over = store.buffer.handed_over
+    return registry
+
+
+async def pair(registry: DeviceRegistry, serial: str, device_id: str = "press-07") -> None:
+    config = DeviceConfig(device_id=device_id)
+    await registry.pair(Claim(serial=serial, token_digest=os.urandom(16), request_id="r", config=config))
+
+
+async def test_a_machine_that_takes_the_place_of_another_begins_with_ids_of_its_own(
+    open_again: OpenStore,
+) -> None:
+    store = await open_again()
+    registry = await registry_of(store)
+    await pair(registry, "SN-1")
+    await pair(registry, "SN-9", "press-08")
+    for number in range(350):
+        store.append(number, msg_id=str(number))
+    await store.settled_down()  # so many are written to the table of ids; these stand in their rows alone:
+    await store.add(600, msg_id="1", device="press-08")
+    for number in range(500, 600):
+        store.append(number, msg_id=str(number))
+    await pair(registry, "SN-2")
+    await store.add(1000, msg_id="0")
+    await store.add(1001, msg_id="599")
+    await store.add(1002, msg_id="1", device="press-08")
+    assert (await store.numbers())[-3:] == [599, 1000, 1001]
+    assert await repeated(store) == {"press-07": 0, "press-08": 1}
+    await store.close()
+    store = await open_again()
+    await store.add(1003, msg_id="1")
+    await store.add(1004, msg_id="598")
+    assert (await store.numbers())[-2:] == [1003, 1004]
+    for msg_id in ("0", "599", "1", "598"):
+        await store.add(1005, msg_id=msg_id)
+    assert await repeated(store) == {"press-07": 4, "press-08": 1}
+    await assert_adds_up(store)
+
+
+async def test_a_machine_that_is_paired_anew_goes_on_with_its_ids(open_again: OpenStore) -> None:
+    store = await open_again()
+    registry = await registry_of(store)
+    await pair(registry, "SN-1")
+    await store.add(1, msg_id="a")
+    await pair(registry, "SN-1")
+    await store.add(2, msg_id="a")
+    await registry.remove(["press-07"])
+    await pair(registry, "SN-1")
+    await store.add(3, msg_id="a")
+    assert await store.numbers() == [1]
+    await registry.remove(["press-07"])
+    await pair(registry, "SN-2")
+    await store.add(4, msg_id="a")
+    assert await store.numbers() == [1, 4]
