@@ -156,7 +156,7 @@ class PresenceKeeper:
     async def _write_some(self, device_ids: list[str], due: set[str]) -> None:
         rows: list[PresenceRow] = []
         messages: list[PresenceMessage] = []
-        before: dict[str, tuple[Entry, Told | None]] = {}
+        before: dict[str, tuple[Entry, Told | None, int, float]] = {}
         for device_id in device_ids:
             self._dirty.pop(device_id, None)
             entry = self._presence.entries.get(device_id)
@@ -165,7 +165,7 @@ class PresenceKeeper:
             # it may have changed while the rows before it were written
             if device_id in due and self._due.get(device_id, math.inf) <= self._clock.monotonic():
                 messages.append(self._message(device_id, entry))
-                before[device_id] = entry, entry.told
+                before[device_id] = entry, entry.told, entry.unrest, entry.told_offline_at
                 self._tell(device_id, entry)
             rows.append(self._row(device_id, entry))
         if not rows:
@@ -175,8 +175,9 @@ class PresenceKeeper:
             await self._store.write(rows, messages)
         except StoreUnavailableError:
             self._dirty.update(dict.fromkeys(device_ids))
-            for device_id, (entry, told) in before.items():
-                entry.told = told
+            for device_id, (entry, told, unrest, told_offline_at) in before.items():
+                # what was not told is no unrest: the grace would be at its longest after a minute of a full disk
+                entry.told, entry.unrest, entry.told_offline_at = told, unrest, told_offline_at
                 self._due[device_id] = 0.0
             raise
         for row in rows:

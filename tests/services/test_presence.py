@@ -212,6 +212,22 @@ async def test_five_thousand_devices_that_come_at_once_are_a_handful_of_transact
     assert len(box.store.writes) == 10, "nothing has changed, so nothing is written"
 
 
+async def test_a_disk_that_was_full_for_a_minute_makes_the_grace_no_longer(box: Box) -> None:
+    box.presence.connected("press-07", "10.0.0.7")
+    await box.after(1)
+    box.presence.disconnected("press-07", "", OfflineCode.CONNECTION_LOST)
+    box.store.fails = True
+    for _ in range(60):
+        await box.after(1)
+    box.store.fails = False
+    assert statuses(await box.after(1)) == [("press-07", "offline", "connection_lost")]
+    box.presence.connected("press-07", "10.0.0.7")
+    await box.after(1)
+    box.presence.disconnected("press-07", "", OfflineCode.CONNECTION_LOST)
+    assert await box.after(OFFLINE_GRACE_S - 1) == []
+    assert statuses(await box.after(1)) == [("press-07", "offline", "connection_lost")]
+
+
 # --- clones -----------------------------------------------------------------------------------------------------
 
 
