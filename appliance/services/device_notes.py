@@ -10,13 +10,16 @@ from appliance.store.devices import Device, DeviceNote, DeviceRegistry
 
 log = logging.getLogger(__name__)
 NOTES_PER_JOB = 200
+RETRY_S = 1.0
+"""After nothing could be stored."""
 
 
 class DeviceNotes:
     """Notes that are not on disk yet; one per paired device at most."""
 
-    def __init__(self, registry: DeviceRegistry) -> None:
+    def __init__(self, registry: DeviceRegistry, *, retry_s: float = RETRY_S) -> None:
         self._registry = registry
+        self._retry_s = retry_s
         self._waiting: dict[str, DeviceNote] = {}
         self._writing: dict[str, DeviceNote] = {}
         self._added = asyncio.Event()
@@ -46,15 +49,27 @@ class DeviceNotes:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        most = NOTES_PER_JOB
         while True:
             await self._added.wait()
             self._added.clear()
             while self._waiting:
-                self._writing = {each: self._waiting.pop(each) for each in list(self._waiting)[:NOTES_PER_JOB]}
+                self._writing = {each: self._waiting.pop(each) for each in list(self._waiting)[:most]}
                 try:
                     await self._registry.note(self._writing)
+                    most = NOTES_PER_JOB
                 except StoreUnavailableError as error:
-                    # a device shows itself again at its next login, and is told again what it may have been told
-                    log.warning("what %d devices showed of themselves was not stored: %s", len(self._writing), error)
+                    if most == NOTES_PER_JOB:
+                        log.warning("what devices showed of themselves is not stored yet: %s", error)
+                    # fewer: where the file is damaged at one device, the others are not to wait for it
+                    most = max(most // 2, 1)
+                    self._put_back()
+                    await asyncio.sleep(self._retry_s)
                 finally:
                     self._writing = {}
+
+    def _put_back(self) -> None:
+        """A login must end the earlier secrets, and the next login of that device may be in a month."""
+        for device_id, note in self._writing.items():
+            self._waiting[device_id] = note.then(self._waiting.pop(device_id, DeviceNote()))
+        self._writing = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pytest
 
 from appliance.contract.device import ConfigRequest
 from appliance.contract.topics import TopicTemplates
-from appliance.errors import OdooUnavailableError
+from appliance.errors import OdooUnavailableError, StoreUnavailableError
 from appliance.services.config_push import PushLimits
+from appliance.store.devices import DeviceNote
 from tests.services.config_kit import CREDENTIALS, Box, opened
 from tests.store.support import ManualClock
 
@@ -565,3 +566,26 @@ async def test_nobody_is_told_who_has_lost_the_pairing_and_nothing_of_him_is_kep
     await quiet(box, after=1)
     memories = (box.push._connections, box.push._due, box.push._held, box.push._problems, box.push._tries)
     assert [len(memory) for memory in memories] == [0] * len(memories)  # type: ignore[arg-type]
+
+
+async def test_a_login_ends_the_earlier_secret_also_where_nothing_could_be_stored_at_that_moment(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await box.pair_fully()
+    await box.changes.rotate("press-07")
+    await box.settled()
+    note, failures = box.registry.note, []
+
+    async def on_a_full_disk(notes: Mapping[str, DeviceNote]) -> None:
+        if len(failures) < 10:
+            failures.append(dict(notes))
+            raise StoreUnavailableError("the disk is full")
+        await note(notes)
+
+    monkeypatch.setattr(box.registry, "note", on_a_full_disk)
+    monkeypatch.setattr(box.pairing.notes, "_retry_s", 0.0)
+    box.broker.login("press-07", 2)
+    await box.settled()
+    assert len(failures) == 10
+    assert not box.device().previous_valid
+    assert box.device().login_generation == 2
