@@ -159,13 +159,18 @@ class DeviceRegistry:
                 now_ms=self._database.clock.now_ms(),
                 handed_over=self.handed_over,
             )
-            pairing, _ = await self._commit(job, lambda result: self._paired(result[1], claim.config, topics, earlier))
+            pairing, _ = await self._commit(
+                job,
+                lambda result: self._paired(result[1], claim.config, topics, earlier),
+                undo=lambda: self._give_back(claim.config.device_id),
+            )
         return pairing
 
     def _paired(
         self, row: DeviceRow | None, config: DeviceConfig, topics: DeviceTopics, earlier: tuple[DeviceTopics, ...]
     ) -> None:
         if row is None:
+            self._give_back(config.device_id)
             return
         former = self._by_serial.get(row.serial)
         if former is not None and former.device_id != row.device_id:
@@ -269,12 +274,26 @@ class DeviceRegistry:
             follow(done)
         else:
             done.add_done_callback(follow)
-        return await asyncio.shield(done)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            # the next change must not begin from what memory knew before this one: it would bring that back
+            if not done.done():
+                await asyncio.wait({done})
+            raise
 
     def _undo(self, planned: Plan) -> None:
         planned.undo()
         for device in planned.changed:
-            self._put_local(self._by_id[device.device_id])
+            self._give_back(device.device_id)
+
+    def _give_back(self, device_id: str) -> None:
+        """Nothing was stored: what was reserved for local topics is free again."""
+        device = self._by_id.get(device_id)
+        if device is None:
+            self._local.discard(device_id)
+        else:
+            self._put_local(device)
 
     def _install(self, device: Device) -> None:
         before = self._by_id.get(device.device_id)

@@ -356,6 +356,44 @@ async def test_a_caller_that_is_cancelled_leaves_memory_and_disk_alike(
     assert known(registry, "press-07") == (await load(database)).get("press-07")
 
 
+async def test_a_removal_whose_caller_is_cancelled_is_not_undone_by_a_note_that_comes_next(
+    database: Database, registry: DeviceRegistry
+) -> None:
+    await registry.pair(claim())
+    removing = asyncio.create_task(registry.remove(["press-07"]))
+    await asyncio.sleep(0)
+    noting = asyncio.create_task(registry.note({"press-07": DeviceNote(hardware="x")}))
+    await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.wait([removing, noting])
+    assert removing.cancelled()
+    assert registry.get("press-07") is None
+    assert (await load(database)).get("press-07") is None
+
+
+async def test_a_pairing_that_could_not_be_stored_leaves_its_local_topics_free(
+    database: Database, registry: DeviceRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registry.pair(claim("press-06", "SN-6", b"t6", local_topics={"publish": ["six/+/s"]}))
+
+    def refuse(job: object, *, receipt: object = None) -> asyncio.Future[object]:
+        future = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreUnavailableError("the disk is full"))
+        return future
+
+    with monkeypatch.context() as full:
+        full.setattr(database, "submit", refuse)
+        for refused in (claim(local_topics=LOCAL), claim("press-06", "SN-6", b"t7", local_topics=LOCAL)):
+            with pytest.raises(StoreUnavailableError):
+                await registry.pair(refused)
+    # a token that was claimed before changes nothing either
+    await registry.pair(claim("press-06", "SN-6", b"t6", local_topics=LOCAL))
+    topics = {"ota_status": "line/{device}/out"}
+    await registry.pair(claim("press-08", "SN-2", b"t8", topics=topics))
+    with pytest.raises(TopicsRefusedError, match="local topic six"):
+        await registry.pair(claim("press-09", "SN-9", b"t9", topics={"ota_status": "six/{device}/s"}))
+
+
 async def test_notes_of_unknown_devices_and_of_ended_generations_are_passed_over(registry: DeviceRegistry) -> None:
     await registry.pair(claim())
     before = known(registry, "press-07")
