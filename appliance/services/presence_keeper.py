@@ -30,6 +30,9 @@ CALM_S = 600.0
 LATER_S = 900.0
 """Reconnects and takeovers that changed nothing are told after this time at the latest."""
 
+_TOLD_CONTESTED = 2
+"""In the column ``told_online``: Odoo was told of a contest. A restart ends it, and Odoo must hear of that."""
+
 
 class PresenceKeeper:
     """Call :meth:`load` before the broker listens, keep :meth:`run` running, and :meth:`write` last of all."""
@@ -232,7 +235,7 @@ class PresenceKeeper:
             takeovers=entry.takeovers,
             last_seen_ms=self._presence.last_seen_ms(device_id, entry),
             last_telemetry_ms=self._presence.last_telemetry_ms.get(device_id),
-            told_online=None if told is None else int(told.online),
+            told_online=None if told is None else told.online | told.contested * _TOLD_CONTESTED,
             told_connects=0 if told is None else told.connects,
             told_takeovers=0 if told is None else told.takeovers,
         )
@@ -251,8 +254,9 @@ def _entry(row: PresenceRow, now: float, now_ms: int) -> Entry:
     told = None
     if row.told_online is not None:
         # the login that follows the restart is no reconnect worth telling
-        more = int(bool(row.told_online) and code is OfflineCode.APPLIANCE_RESTARTED)
-        told = Told(bool(row.told_online), row.told_connects + more, row.told_takeovers)
+        more = int(bool(row.told_online & 1) and code is OfflineCode.APPLIANCE_RESTARTED)
+        contested = bool(row.told_online & _TOLD_CONTESTED)
+        told = Told(bool(row.told_online & 1), row.told_connects + more, row.told_takeovers, contested)
     return Entry(
         online=False,
         since_ms=since_ms,

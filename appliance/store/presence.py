@@ -16,7 +16,8 @@ LOAD_ROWS = 500
 
 
 class PresenceRow(NamedTuple):
-    """One device. Times are milliseconds since 1970; ``told_*`` is what Odoo knows, ``None`` where it knows nothing."""
+    """One device. Times are milliseconds since 1970; ``told_*`` is what Odoo knows, ``None`` where it knows nothing;
+    ``told_online`` counts 2 more where Odoo was told of a contest."""
 
     device: str
     online: int

@@ -254,6 +254,25 @@ async def test_two_clones_that_fight_are_noticed_told_and_logged_once_a_minute(
     assert box.presence.status("press-07").warning is None
 
 
+async def test_a_restart_ends_a_fight_and_odoo_hears_of_it(tmp_path: Path, clock: ManualClock) -> None:
+    async with opened(tmp_path, clock) as box:
+        await box.pair("press-07")
+        box.presence.connected("press-07", "10.0.0.7")
+        await box.after(1)
+        told = []
+        for _ in range(3):
+            box.presence.disconnected("press-07", "another connection took over", OfflineCode.TAKEN_OVER)
+            box.presence.connected("press-07", "10.0.0.8", takeover=True)
+            told += await box.after(1)
+        assert [payload["contested"] for _, payload in told] == [True]
+        box.presence.disconnected("press-07", "", OfflineCode.APPLIANCE_STOPPED)
+        await box.keeper.close()
+    async with opened(tmp_path, clock) as box:
+        box.presence.connected("press-07", "10.0.0.7")
+        told = [each for _ in range(100) for each in await box.after(10)]
+        assert [(payload["status"], payload["contested"]) for _, payload in told] == [("online", False)]
+
+
 async def test_a_takeover_now_and_then_is_no_fight(box: Box) -> None:
     box.presence.connected("press-07", "10.0.0.7")
     for _ in range(10):
