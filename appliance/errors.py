@@ -35,9 +35,12 @@ ApplianceError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from appliance.contract.problems import Problem, ProblemCode
-from appliance.contract.sync import FENCED, KnownEpoch
+
+if TYPE_CHECKING:  # its models take a tenth of a second to build, and every command of the command line loads this file
+    from appliance.contract.sync import KnownEpoch
 
 
 class ApplianceError(Exception):
@@ -251,5 +254,5 @@ class OdooFencedError(OdooRefusedError):
     """
 
     def __init__(self, message: str, *, known: Sequence[KnownEpoch]) -> None:
-        super().__init__(message, status=409, code=FENCED)
+        super().__init__(message, status=409, code="fenced")
         self.known = known

@@ -36,6 +36,20 @@ def command(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
     )
 
 
+def test_a_command_loads_neither_the_appliance_nor_what_takes_long_before_it_is_needed() -> None:
+    heavy = ("amqtt", "httpx", "starlette", "sqlite3", "appliance.contract.sync", "appliance.services")
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, appliance.cli; print(*sys.modules)"],
+        env={**CLEAN_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.split()
+    assert "appliance.settings" in loaded
+    assert not set(heavy) & set(loaded)
+
+
 def test_good_settings_are_exit_status_0(tmp_path: Path) -> None:
     # any free port: whether the usual ones are free is not this test's affair
     result = command("check-config", folder=tmp_path, PORT="0", MQTT_BROKER_PORT="0")
