@@ -129,7 +129,11 @@ class ClaimDesk:
     def blocked(self, source_address: str) -> Refused | None:
         """Whether this address has failed too often of late."""
         wait_s = self._addresses.wait_s(address_key(source_address))
-        return Refused("rate_limited", "too many failed attempts from this address", wait_s) if wait_s else None
+        if not wait_s:
+            return None
+        if self._quiet.due("blocked"):
+            log.warning("nobody is paired from %s for %d s: too many failed attempts", source_address, wait_s)
+        return Refused("rate_limited", "too many failed attempts from this address", wait_s)
 
     def failed(self, source_address: str) -> None:
         """Count a failed attempt of this address."""

@@ -494,7 +494,7 @@ async def test_calls_to_odoo_and_waiting_claims_are_bounded(start: Start, odoo: 
 
 
 async def test_failed_attempts_of_an_address_are_limited_and_other_addresses_are_served(
-    start: Start, odoo: OdooSource
+    start: Start, odoo: OdooSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start(limits=PairingLimits(failures_per_address=3)) as box:
         for number in range(3):
@@ -502,6 +502,8 @@ async def test_failed_attempts_of_an_address_are_limited_and_other_addresses_are
         limited = await box.ask()
         assert isinstance(limited, ConfigRefused)
         assert (limited.code, limited.retry_after_s) == ("rate_limited", 60)
+        assert code(await box.ask()) == "rate_limited"
+        assert caplog.text.count("too many failed attempts") == 1
         assert len(odoo.calls) == 3
         assert secret(await box.ask(address="10.0.0.2"))
         box.clock.ahead += 61
