@@ -172,6 +172,12 @@ def _read_file(path: Path, settings: Settings) -> str:
     try:
         return path.read_text("ascii", "replace")
     except FileNotFoundError:
+        if (folder / "master.key").exists():  # an appliance was here, and what is missing it had no need to make
+            fail(
+                Exit.MISMATCH,
+                f"there is no {path}: the appliance was started with other settings, such as its own IIOT_API_KEY or"
+                " HTTP_USE_TLS; give this command the same, or --env-file",
+            )
         if folder.is_dir():
             fail(Exit.NOT_RUNNING, f"no appliance was ever started on the data folder {folder} (IIOT_DATA_DIR)")
         fail(Exit.DATA_FOLDER, f"there is no data folder {folder}; IIOT_DATA_DIR or --env-file says which it is")

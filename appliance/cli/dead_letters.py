@@ -76,9 +76,7 @@ def retry_letters(
     if as_json:
         print_json({"retried": done, "skipped": skipped})
     else:
-        typer.echo(
-            f"{done} are sent again" + (f", {skipped} cannot be: they are no whole messages." if skipped else ".")
-        )
+        typer.echo(f"Sent again: {done}." + (f" Not sent: {skipped}, which are no whole messages." if skipped else ""))
 
 
 def _retry_all(box: Box, wanted: dict[str, Any]) -> tuple[int, int]:
@@ -123,7 +121,7 @@ def remove_letters(
     if as_json:
         print_json({"removed": removed})
     else:
-        typer.echo(f"{removed} are removed.")
+        typer.echo(f"Removed: {removed}.")
 
 
 def _wanted(

@@ -187,7 +187,7 @@ async def test_dead_letters_are_listed_exported_retried_and_removed(box: Install
     assert (again.status, file.read_text()) == (Exit.FAILED, exported.out)
 
     assert (await box.type("dead-letters", "retry", "1", "2", "--json")).json == {"retried": 2, "skipped": 0}
-    assert (await box.type("dead-letters", "retry", "--device", "press-0")).out == "2 are sent again.\n"
+    assert (await box.type("dead-letters", "retry", "--device", "press-0")).out == "Sent again: 2.\n"
     assert (await box.type("buffer", "--json")).json["waiting"] == 4
     unconfirmed = await box.type("dead-letters", "remove", "--all")
     assert (unconfirmed.status, "--yes" in unconfirmed.err) == (Exit.SETTINGS, True)
@@ -271,6 +271,14 @@ async def test_plain_http_is_spoken_where_the_settings_say_so_and_told_apart(tmp
         assert (await box.type("status")).status == Exit.OK
         tls = await box.type("status", HTTP_USE_TLS="True")
         assert (tls.status, "does not speak TLS" in tls.err) == (Exit.MISMATCH, True)
+
+
+async def test_a_command_without_the_key_that_the_appliance_was_given_says_so(tmp_path: Path) -> None:
+    async with Installed(tmp_path, IIOT_API_KEY="a-key-from-the-settings") as box:
+        assert (await box.type("status")).status == Exit.OK
+        without = await box.type("status", IIOT_API_KEY="")
+        assert (without.status, "started with other settings" in without.err) == (Exit.MISMATCH, True)
+        assert "IIOT_API_KEY" in without.err
 
 
 async def test_a_data_folder_that_is_missing_or_was_never_used_is_told(tmp_path: Path) -> None:
