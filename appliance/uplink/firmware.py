@@ -322,6 +322,9 @@ def _refuse_inner(address: str, host: str) -> None:
 def _cause(error: Exception) -> str:
     if isinstance(error, (TimeoutError, httpx.TimeoutException)):
         return f"the server does not answer in time ({type(error).__name__})"
+    if isinstance(error, httpx.ProtocolError):
+        # its text quotes what came: the banner of whatever listens there, for whoever ordered to read
+        return f"the server breaks off, or does not speak HTTP ({type(error).__name__})"
     return f"{type(error).__name__}: {printable(str(error), 120) or 'no reason given'}"
 
 

@@ -196,7 +196,7 @@ async def test_without_checksum_and_validator_it_begins_anew(bench: Bench) -> No
 async def test_it_gives_up_after_ten_tries_in_a_row_without_a_byte(bench: Bench) -> None:
     bench.server.answers = [b""] * 50
     result = await bench.get(bench.wish())
-    assert str(result).startswith(f"given up after {MOST_TRIES} tries: RemoteProtocolError")
+    assert str(result).startswith(f"given up after {MOST_TRIES} tries: the server breaks off")
     assert len(bench.server.requests) == MOST_TRIES
     assert all(0 <= wait <= LONGEST_WAIT_S for wait in bench.waited)
     assert bench.names() == []
@@ -327,6 +327,24 @@ async def test_nothing_is_fetched_from_this_box_or_its_link_unless_it_is_named(b
 def test_a_factorys_own_network_is_allowed() -> None:
     for address in ("192.168.1.10", "10.0.0.1", "172.16.5.5", "fd00::1", "203.0.113.5"):
         _refuse_inner(address, "host")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-banner-of-an-inner-host\r\n",
+        b"HTTP/1.1 200 OK\r\nbanner of an inner host\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://banner:inner/\r\n\r\n",
+    ],
+)
+async def test_nothing_of_what_else_listens_somewhere_is_told(
+    bench: Bench, caplog: pytest.LogCaptureFixture, answer: bytes
+) -> None:
+    bench.server.answers = [answer] * MOST_TRIES
+    result = str(await bench.get(bench.wish()))
+    assert "RemoteProtocolError" in result
+    assert "banner" not in result + caplog.text
+    assert "inner" not in result + caplog.text
 
 
 @pytest.mark.parametrize("proxies", [{}, {"no": "odoo.lan"}])
