@@ -154,8 +154,10 @@ class OtaService(UpdateTracker):
             text = f"{self.max_open} updates are open already"
             raise UpdateRefusedError(text, status=429, code="queue_full", retry_after_s=_FULL_RETRY_S)
         update_id = order.update_id or new_command_id(self._clock.now_ms())
-        sha256, size = params.get("sha256"), params.get("size")
+        sha256 = size = None
         if order.action == "start_update":
+            # of a rollback these would be anything: its parameters are the device's alone, and nobody has checked them
+            sha256, size = params.get("sha256"), params.get("size")
             most_bytes = self._firmware.most_bytes
             if size is not None and size > most_bytes:
                 text = f"the file has {size} bytes, {most_bytes} are allowed (IIOT_FIRMWARE_MAX_MB)"

@@ -55,6 +55,19 @@ async def test_an_id_that_was_used_for_another_order_is_a_conflict(bench: Update
     assert await bench.state() == "queued"
 
 
+@pytest.mark.parametrize("params", [{"size": 10**30}, {"size": "large"}, {"sha256": {"a": 1}}, {"sha256": ["x"]}])
+async def test_the_parameters_of_a_rollback_are_the_devices_alone_and_end_nothing_here(
+    bench: UpdateBench, params: dict[str, Any]
+) -> None:
+    assert await bench.order(action="rollback", **params) == "queued"
+    await bench.service.take(pending(update_id="u2", device_id="d2", action="rollback", params=params))
+    status = await bench.service.status("u2")
+    assert (status.state, status.sha256, status.size) == ("queued", None, None)
+    bench.broker.connect("d1")
+    await bench.settle()
+    assert bench.offers()[0]["params"] == params
+
+
 async def test_a_device_has_one_update_at_a_time(bench: UpdateBench) -> None:
     await bench.order()
     assert await refused(bench, update_id="u2") == (409, "update_open")
