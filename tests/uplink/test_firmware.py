@@ -448,6 +448,8 @@ async def test_one_who_hangs_does_not_hold_up_the_others(bench: Bench) -> None:
 
     bench.fetcher._sleep = sleep
     first = bench.start(bench.wish())
+    while not bench.server.requests:
+        await asyncio.sleep(0)
     results = [await bench.get(bench.wish(f"/{number}", sha256=None, size=100)) for number in range(10)]
     assert all(isinstance(result, Fetched) for result in results)
     assert not first.done()
