@@ -29,6 +29,8 @@ CHANGES_PER_JOB = 100
 """A few milliseconds of the event loop, and as much of the writer."""
 REFUSED_PER_ROUND = 100
 ROUND_S = 60.0
+AGAIN_S = 1.0
+"""After nothing could be stored, for devices that have been paired."""
 
 
 class DeviceService:
@@ -132,18 +134,22 @@ class DeviceService:
             with suppress(StoreUnavailableError):
                 await self.retry()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._round_s):
+                async with asyncio.timeout(min(AGAIN_S, self._round_s) if self._paired else self._round_s):
                     await self._wake.wait()
             self._wake.clear()
 
     async def retry(self) -> None:
         """Try again: all that have been paired since, and some of those that were refused."""
         refused = [device_id for device_id, reason in self._aside.reasons.items() if reason is not None]
-        wanted = {**self._paired, **dict.fromkeys(refused[:REFUSED_PER_ROUND])}
-        self._paired = {}
-        for ids in _chunks(list(wanted)):
-            async with self._applying:
-                await self._apply([self._still_new(change) for change in await self._aside.read(ids)])
+        paired, self._paired = self._paired, {}
+        try:
+            for ids in _chunks([*paired, *(each for each in refused[:REFUSED_PER_ROUND] if each not in paired)]):
+                async with self._applying:
+                    await self._apply([self._still_new(change) for change in await self._aside.read(ids)])
+        except StoreUnavailableError:
+            # a device that Odoo has switched off must not be let in because of it
+            self._paired = {**paired, **self._paired}
+            raise
         # the others' turn comes too
         for device_id in refused[:REFUSED_PER_ROUND]:
             if device_id in self._aside.reasons:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from appliance.contract.device import ConfigRequest
+from appliance.contract.sync import DeviceChange
 from appliance.errors import StoreUnavailableError, UnknownDeviceError
 from appliance.services.device_changes import CHANGES_PER_JOB
 from appliance.store import changes_aside
@@ -142,6 +143,25 @@ async def test_a_device_that_was_switched_off_before_its_pairing_was_stored_is_o
     await box.change(enabled=False)
     await box.pair()
     await until(lambda: not box.device().enabled)
+
+
+async def test_a_device_that_was_switched_off_before_its_pairing_is_off_also_where_the_disk_failed_in_between(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await box.change(enabled=False)
+    monkeypatch.setattr(box.changes, "_round_s", 0.01)
+    read, failures = box.changes._aside.read, []
+
+    async def fails_twice(device_ids: Collection[str]) -> list[DeviceChange]:
+        if len(failures) < 2:
+            failures.append(list(device_ids))
+            raise StoreUnavailableError("the disk is full")
+        return await read(device_ids)
+
+    monkeypatch.setattr(box.changes._aside, "read", fails_twice)
+    await box.pair()
+    await until(lambda: not box.device().enabled)
+    assert failures == [["press-07"]] * 2
 
 
 async def test_what_waits_for_a_device_that_is_revoked_is_forgotten(box: Box) -> None:
