@@ -136,8 +136,8 @@ def _api_url(settings: Settings) -> str:
 
 def _explain(error: BaseException) -> None:
     """Leave with a sentence, if this is something that can happen."""
-    if isinstance(error, SettingsError):
-        fail(Exit.SETTINGS, *error.problems)
+    if isinstance(error, SettingsError):  # who typed the option knows nothing of a setting
+        fail(Exit.SETTINGS, *(problem.replace("ODOO_BASE_URL", "--odoo") for problem in error.problems))
     if isinstance(error, DataFolderError):
         fail(Exit.DATA_FOLDER, str(error))
     if isinstance(error, OdooError):

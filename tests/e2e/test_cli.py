@@ -394,7 +394,7 @@ async def test_an_enrolment_that_cannot_be_says_why_and_leaves_nothing(box: Inst
     nobody = await box.type("enroll", "--odoo", f"http://127.0.0.1:{free_port()}", "--code", "x")
     assert (nobody.status, "not enrolled" in nobody.err) == (Exit.ODOO, True)
     bad_url = await box.type("enroll", "--odoo", "odoo.example.com", "--code", "x")
-    assert bad_url.status == Exit.SETTINGS
+    assert (bad_url.status, "--odoo must look like" in bad_url.err) == (Exit.SETTINGS, True)
     assert await key_names(box) == ["built-in"]
     assert not (box.data_folder / "odoo.json").exists()
     assert (await box.type("enroll", "--odoo", "https://odoo.example.com")).status == Exit.SETTINGS
