@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from appliance.contract.command import LONGEST_EXPIRY_S
 from appliance.contract.device import DeviceId
 from appliance.contract.times import clock_fields, rfc3339, time_of
 from appliance.contract.topics import LocalTopics
@@ -171,6 +172,14 @@ class GrantedLocalTopics(OdooBody):
         return without_unset(value, meaning_false=())
 
 
+def _at_most_a_month(value: float) -> float:
+    # a profile that means "for ever": milliseconds of it must fit into the store
+    return min(value, LONGEST_EXPIRY_S)
+
+
+CommandSeconds = Annotated[float, Field(gt=0), AfterValidator(_at_most_a_month)]
+
+
 class DeviceConfig(OdooBody):
     """What Odoo says of a device it has paired. ``topics`` holds templates by name, times are seconds."""
 
@@ -181,8 +190,8 @@ class DeviceConfig(OdooBody):
     command_template: str = DEFAULT_COMMAND_TEMPLATE
     command_is_json: bool = True
     command_add_id: bool = True
-    command_expires_in_s: Annotated[float, Field(gt=0)] = DEFAULT_COMMAND_EXPIRY_S
-    command_response_limit_s: Annotated[float, Field(gt=0)] = DEFAULT_RESPONSE_LIMIT_S
+    command_expires_in_s: CommandSeconds = DEFAULT_COMMAND_EXPIRY_S
+    command_response_limit_s: CommandSeconds = DEFAULT_RESPONSE_LIMIT_S
     max_packet_bytes: Annotated[int, Field(ge=128)] | None = None
     secret_version: Annotated[int, Field(ge=0, le=1 << 31)] = 0
     """With a claim: up to where Odoo's wishes for a new secret are fulfilled by this pairing."""

@@ -27,6 +27,17 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 # --- the same again, and what is refused ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("limit", ["command_expires_in_s", "command_response_limit_s"])
+@pytest.mark.parametrize("value", [1e300, float("inf")])
+async def test_a_profile_that_lets_commands_wait_for_ever_means_a_month_and_ends_nothing(
+    bench: Bench, limit: str, value: float
+) -> None:
+    bench.devices.add("d3", **{limit: value})
+    status = await bench.service.send(SendCommand(device_id="d3", action="reset", command_id="c3"))
+    assert status.state == "queued"
+    assert (await bench.service.send(SendCommand(device_id="d1", action="reset"))).state == "queued"
+
+
 async def test_the_same_command_id_gives_the_first_result_and_sends_nothing(bench: Bench) -> None:
     order = SendCommand(device_id="d1", action="reset", params={"a": 1, "b": [2]}, command_id="same")
     first = await bench.service.send(order)
