@@ -97,15 +97,18 @@ def encode_batch(
     settled: int,
     messages: Sequence[bytes],
     stored: int | None = None,
+    below: int | None = None,
     sender: Sender | None = None,
 ) -> bytes:
     """The body of ``POST /iiot/webhook``; ``messages`` come from :func:`encode_message`.
 
     ``settled`` and ``stored`` are the highest ``seq`` and the number of messages that Odoo has confirmed: one that
-    knows less was restored from a backup, and must answer 409 ``behind`` before it moves its floor.
+    knows less was restored from a backup, and must answer 409 ``behind`` before it moves its floor. ``below`` is how
+    many of these are below ``floor``: as many must Odoo have there, or it is behind, whatever else it has.
     """
     named = f'"start":"{sender.start}","database_uuid":"{sender.database_uuid}",' if sender else ""
     counted = f'"stored":{stored},' if stored is not None else ""
+    counted += f'"below":{below},' if below is not None else ""
     head = (
         f'{{"contract":{CONTRACT_VERSION},"gateway":"{gateway}",{named}"epoch":"{epoch}",'
         f'"floor":{floor},"settled":{settled},{counted}"messages":['

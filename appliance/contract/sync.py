@@ -52,6 +52,8 @@ class EpochReport(Report):
     """The highest ``seq`` that Odoo has confirmed (0: none)."""
     stored: int
     """How many messages Odoo has confirmed."""
+    below: int = 0
+    """How many of these are below ``floor``."""
 
 
 class StartReport(Report):
@@ -136,6 +138,10 @@ class KnownEpoch(OdooBody):
     """Below this, Odoo answers ``duplicate``."""
     stored: Count | None = None
     """How many messages it has stored; fewer than it once confirmed means that it was restored from a backup."""
+    below: Count | None = None
+    """How many of these are below ``floor``."""
+    behind: bool = False
+    """Whether a batch that told what this sync reported would be answered with 409 ``behind``."""
     last_start: StartName | None = None
     """``start`` of the last sync before this one; one that the appliance never had means that a copy of it ran."""
     starts: list[KnownStart] = Field(default_factory=list)

@@ -163,20 +163,20 @@ class Buffer:
         present, *earlier = self._stands
         return [replace(present, last_seq=self._backlog.last_seq), *earlier]
 
-    async def resend(self, epoch: str, from_seq: int) -> Resent:
+    async def resend(self, epoch: str, from_seq: int, *, below: int | None = None) -> Resent:
         """Odoo has forgotten what it had of this epoch from ``from_seq`` on: all of it that is kept waits again.
 
         ``from_seq`` is Odoo's floor: its highest number may be that of a live reading, with a backlog lost below it.
-        What was parked stays so, and what Odoo still has it will answer with ``duplicate``. Waits until nothing is on
-        its way. Done in many small transactions; if it is broken off, what it has done is right, and the same call
-        does the rest.
+        ``below`` is how many it has below that, if it says so. What was parked stays so, and what Odoo still has it
+        will answer with ``duplicate``. Waits until nothing is on its way. Done in many small transactions; if it is
+        broken off, what it has done is right, and the same call does the rest.
         """
         async with self.in_flight:
             rows, missing = 0, 0
             go_on: int | None = max(from_seq, 1)
             first = True
             while go_on is not None:
-                job = partial(self._resend, epoch=epoch, from_seq=go_on, begin=first)
+                job = partial(self._resend, epoch=epoch, from_seq=go_on, begin=first, below=below)
                 some, lost, go_on = await self._database.run(job)
                 self._changed()
                 rows, missing, first = rows + some, missing + lost, False
@@ -364,12 +364,12 @@ class Buffer:
         self._recent.forget(connection, device, self._ids_written_up_to)
 
     def _resend(
-        self, connection: sqlite3.Connection, *, epoch: str, from_seq: int, begin: bool
+        self, connection: sqlite3.Connection, *, epoch: str, from_seq: int, begin: bool, below: int | None = None
     ) -> tuple[int, int, int | None]:
         if epoch not in self._outgoing.epochs:
             return 0, 0, None
         missing = self._outgoing.begin_resend(connection, epoch, from_seq) if begin else 0
-        rows, go_on = self._outgoing.resend(connection, epoch, from_seq)
+        rows, go_on = self._outgoing.resend(connection, epoch, from_seq, below)
         return rows, missing, go_on
 
     @staticmethod

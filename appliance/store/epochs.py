@@ -29,6 +29,7 @@ class EpochStand:
     floor: int
     settled: int
     stored: int
+    below: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,11 @@ class Epochs:
         for start, end, epoch in self.stretches(first, last):
             confirmed = self._confirmed[epoch]
             self._confirmed[epoch] = replace(confirmed, count=max(confirmed.count + sign * (end - start + 1), 0))
+
+    def correct(self, epoch: str, most: int) -> None:
+        """Odoo has no more than so many."""
+        confirmed = self._confirmed[epoch]
+        self._confirmed[epoch] = replace(confirmed, count=min(confirmed.count, most))
 
     def lower(self, epoch: str, highest: int) -> None:
         """Odoo knows no higher number of this epoch for sure."""

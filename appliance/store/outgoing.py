@@ -21,7 +21,7 @@ from appliance.store.messages import READING, Damage, read_messages
 from appliance.store.meta import get_meta, set_meta
 from appliance.store.parked import Rejection, park_damage, park_message
 from appliance.store.settled import SettledRanges, runs
-from appliance.store.unstored import note_unstored, stored_parts, unstored_at
+from appliance.store.unstored import count_unstored, note_unstored, stored_parts, unstored_at
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Batch:
     """The highest ``seq`` of this epoch that Odoo has confirmed."""
     stored: int
     """How many messages of this epoch it has confirmed."""
+    below: int
+    """How many of these are below the floor."""
     epoch: str
     reached: int
     """All that was asked for up to this ``seq`` is in here, or was before: go on behind it."""
@@ -77,6 +79,8 @@ class Outgoing:
         """Rows up to here are in the ledger on disk, and may be sent."""
         self.waiting = 0
         """Messages up to there that are not settled."""
+        self._above: dict[str, int] = {}
+        """How many messages of each epoch Odoo has above the epoch's floor; left out: none."""
         self.changes = 0
         """Counts up with everything that :meth:`stands` tells, but for new messages."""
 
@@ -86,6 +90,7 @@ class Outgoing:
         self.epochs = Epochs.load(connection)
         self.counted_seq = get_meta(connection, "counted_seq")
         self.waiting = get_meta(connection, "counted_waiting")
+        self._above = self._count_above(connection, self.settled, self.epochs)
         self.changes += 1
 
     def count_up(self, connection: sqlite3.Connection, newest: int) -> None:
@@ -105,10 +110,26 @@ class Outgoing:
 
     def _stand(self, epoch: str, newest: int) -> EpochStand:
         parts = list(self.epochs.parts(epoch, newest))
+        below = max(self.epochs.confirmed(epoch).count - self._above.get(epoch, 0), 0)
         confirmed = self.epochs.confirmed(epoch)
         last = newest if epoch == self.epochs.present else parts[-1][1]
         floor = next((low for first, end in parts for low, _ in self.settled.gaps(first, end)), last + 1)
-        return EpochStand(epoch, parts[0][0], last, floor, confirmed.highest, confirmed.count)
+        return EpochStand(epoch, parts[0][0], last, floor, confirmed.highest, confirmed.count, below)
+
+    def _count_above(self, connection: sqlite3.Connection, settled: SettledRanges, epochs: Epochs) -> dict[str, int]:
+        above: dict[str, int] = {}
+        for epoch in epochs.names():
+            floor: int | None = None
+            for first, last in epochs.parts(epoch, self.counted_seq):
+                if floor is None:
+                    floor = next((low for low, _ in settled.gaps(first, last)), None)
+                if floor is None:
+                    continue
+                first = max(first, floor)
+                has = sum(high - low + 1 for low, high in settled.within(first, last))
+                if has:
+                    above[epoch] = above.get(epoch, 0) + has - count_unstored(connection, first, last)
+        return above
 
     # --- taking ----------------------------------------------------------------------------------------------
 
@@ -159,7 +180,7 @@ class Outgoing:
         self._park_damages(connection, damages)
         stand = self._stand(epoch, self.counted_seq)
         reached = reached if full else max(reached, bound)
-        return Batch(messages, stand.floor, stand.settled, stand.stored, epoch, reached)
+        return Batch(messages, stand.floor, stand.settled, stand.stored, stand.below, epoch, reached)
 
     def _park_damages(self, connection: sqlite3.Connection, damages: Sequence[Damage]) -> None:
         if not damages:
@@ -207,11 +228,13 @@ class Outgoing:
     def _save(self, connection: sqlite3.Connection, settled: SettledRanges, epochs: Epochs, waiting: int) -> None:
         settled.save(connection)
         epochs.save(connection)
+        above = self._count_above(connection, settled, epochs)
         set_meta(connection, "counted_waiting", self.waiting + waiting)
         # memory last: what raises before here is undone in the file alone
         self.waiting += waiting
         self.settled = settled
         self.epochs = epochs
+        self._above = above
         self.changes += 1
 
     # --- for an Odoo that forgot -----------------------------------------------------------------------------
@@ -251,8 +274,14 @@ class Outgoing:
                 seq = lost - 1
         return 0
 
-    def resend(self, connection: sqlite3.Connection, epoch: str, from_seq: int) -> tuple[int, int | None]:
-        """Unsettle some of this epoch's rows from ``from_seq`` on; how many, and where to go on (``None``: nowhere)."""
+    def resend(
+        self, connection: sqlite3.Connection, epoch: str, from_seq: int, below: int | None = None
+    ) -> tuple[int, int | None]:
+        """Unsettle some of this epoch's rows from ``from_seq`` on; how many, and where to go on (``None``: nowhere).
+
+        ``below``: how many Odoo says it has below where this began. There it has what it ever confirmed; if more was
+        counted here, Odoo had answered ``duplicate`` to what a later life of this file had parked.
+        """
         settled, epochs = self.settled.copy(), self.epochs.copy()
         rows = spent = 0
         go_on: int | None = None
@@ -271,6 +300,8 @@ class Outgoing:
             if spent >= UNSETTLED_ROWS:
                 go_on = last + 1
                 break
+        if go_on is None and below is not None:
+            epochs.correct(epoch, below)
         self._save(connection, settled, epochs, rows)
         return rows, go_on
 
@@ -291,6 +322,7 @@ class Outgoing:
         epochs.renew(connection, epoch, first_seq, self.settled.gaps(first_seq, self.counted_seq + 1))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (epoch,))
         self.epochs = epochs
+        self._above = self._count_above(connection, self.settled, epochs)
         self.changes += 1
         return epoch
 

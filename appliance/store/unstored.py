@@ -47,6 +47,16 @@ def stored_parts(connection: sqlite3.Connection, first: int, last: int) -> Itera
         yield first, last
 
 
+def count_unstored(connection: sqlite3.Connection, first: int, last: int) -> int:
+    """How many numbers from ``first`` to ``last`` are settled though Odoo does not have them."""
+    start = unstored_at(connection, first)
+    (count,) = connection.execute(
+        "SELECT coalesce(sum(min(last, ?3) - max(first, ?1) + 1), 0) FROM unstored WHERE first BETWEEN ?2 AND ?3",
+        (first, first if start is None else start, last),
+    ).fetchone()
+    return int(count)
+
+
 def unstored_at(connection: sqlite3.Connection, seq: int) -> int | None:
     """Where the interval begins that holds this number, if there is one."""
     row = connection.execute(

@@ -115,7 +115,7 @@ def forgotten_from(known: KnownEpoch | None, stand: Stand) -> int | None:
     """
     if known is None:
         return 1 if stand.stored or stand.settled else None
-    if known.highest_seq < stand.settled or (known.stored is not None and known.stored < stand.stored):
+    if known.behind or known.highest_seq < stand.settled or (known.stored is not None and known.stored < stand.stored):
         # below its floor it has all that it ever confirmed; above it its receipts tell a repeat
         return max(known.floor, 1)
     return None

@@ -17,7 +17,7 @@ from typing import Literal
 from appliance.contract.odoo import Kind, StoredMessage
 from appliance.store.buffer import Batch
 
-NOTHING = Batch([], floor=1, settled=0, stored=0, epoch="", reached=0)
+NOTHING = Batch([], floor=1, settled=0, stored=0, below=0, epoch="", reached=0)
 
 
 def is_ordered(message: StoredMessage) -> bool:

@@ -242,6 +242,7 @@ class Pump:
             settled=batch.settled,
             messages=messages,
             stored=batch.stored,
+            below=batch.below,
             sender=self._sender,
         )
 

@@ -288,7 +288,7 @@ class Sync:
             gap_s = min(max(last.gap_s * 2, self._times.resend_gap_s), 3600.0)
             self._resending[report.epoch] = _Resending(now + gap_s, gap_s)
             told = known.get(report.epoch)
-            await self._send_again(report, from_seq, known=(told.stored or 0) if told else 0)
+            await self._send_again(report, from_seq, told)
         if behind:
             now = self._clock.monotonic()
             before, self._contradicted_at = self._contradicted_at, now
@@ -296,8 +296,9 @@ class Sync:
                 return "Odoo refuses messages as if it knew too little, or another appliance, and sync shows neither"
         return None
 
-    async def _send_again(self, report: EpochReport, from_seq: int, *, known: int) -> None:
-        resent = await self._buffer.resend(report.epoch, from_seq)
+    async def _send_again(self, report: EpochReport, from_seq: int, told: KnownEpoch | None) -> None:
+        known = (told.stored or 0) if told else 0
+        resent = await self._buffer.resend(report.epoch, from_seq, below=told.below if told else None)
         gap = Gap(
             at_ms=self._clock.now_ms(),
             epoch=report.epoch,
@@ -307,8 +308,9 @@ class Sync:
             missing=resent.missing,
         )
         await self._standing.keep_gap(gap)
+        some = f"{known} of {report.stored}" if known < report.stored else "not all"
         self._journal.trouble(
-            f"Odoo knows {known} of {report.stored} messages that it had confirmed, it was restored from a backup: "
+            f"Odoo knows {some} messages that it had confirmed, it was restored from a backup: "
             f"{resent.rows} are sent again, {resent.missing} are not kept any more"
         )
 

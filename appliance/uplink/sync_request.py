@@ -60,6 +60,7 @@ def sync_request(
                     floor=stand.floor,
                     settled=stand.settled,
                     stored=stand.stored,
+                    below=stand.below,
                 )
                 for stand in epochs
             ],

@@ -20,6 +20,7 @@ from firmware_sim.standin.device_feed import DeviceFeed
 from firmware_sim.standin.pending import PendingWork
 from firmware_sim.standin.refusal import RefusalError
 from firmware_sim.standin.state import State
+from firmware_sim.standin.told import Told, knows_less
 
 STARTS_KEPT = 1000
 """Of each gateway."""
@@ -144,7 +145,7 @@ class Gateways:
 
     def _known(self, gateway: str, report: EpochReport) -> dict[str, Any] | None:
         row = self._state.row(
-            "SELECT floor, highest, stored FROM epochs WHERE gateway = ? AND epoch = ?", gateway, report.epoch
+            "SELECT floor, highest, stored, below FROM epochs WHERE gateway = ? AND epoch = ?", gateway, report.epoch
         )
         starts = self._state.rows(
             "SELECT start, first_seq, previous, highest, synced FROM starts WHERE gateway = ? AND epoch = ? "
@@ -158,6 +159,13 @@ class Gateways:
             "floor": row[0],
             "highest_seq": row[1],
             "stored": row[2],
+            "below": row[3],
+            "behind": knows_less(
+                self._state,
+                gateway,
+                report.epoch,
+                Told(floor=report.floor, settled=report.settled, stored=report.stored, below=report.below),
+            ),
             "last_start": max(starts, key=lambda start: start[4])[0] if starts else None,
             "starts": [
                 {"start": start, "first_seq": first_seq, "previous": previous, "highest_seq": highest}

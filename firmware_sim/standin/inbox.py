@@ -19,6 +19,7 @@ from appliance.contract.times import AHEAD_TOLERANCE_MS, parse_rfc3339
 from firmware_sim.standin.faults import Faults
 from firmware_sim.standin.refusal import RefusalError
 from firmware_sim.standin.state import State
+from firmware_sim.standin.told import Told, knows_less
 
 KIND_NAMES = frozenset(kind.wire for kind in Kind)
 LANES = frozenset(("live", "backlog"))
@@ -47,7 +48,12 @@ class Inbox:
             raise RefusalError(422, "bad_request", f"this side speaks contract {CONTRACT_VERSION}")
         gateway, epoch = _text(body, "gateway"), _text(body, "epoch")
         floor, settled = _count(body, "floor"), _count(body, "settled")
-        stored = _count(body, "stored") if "stored" in body else 0
+        told = Told(
+            floor=floor,
+            settled=settled,
+            stored=_count(body, "stored") if "stored" in body else 0,
+            below=_count(body, "below") if "below" in body else 0,
+        )
         messages = body.get("messages")
         if not isinstance(messages, list) or len(messages) > MAX_BATCH:
             raise RefusalError(422, "bad_request", f"messages must be a list of at most {MAX_BATCH}")
@@ -55,7 +61,7 @@ class Inbox:
             if not isinstance(message, dict) or not _is_seq(message.get("seq")):
                 raise RefusalError(422, "bad_request", "every message needs a seq")
         with self._state.transaction() as connection:
-            results = self._accept(connection, gateway, epoch, floor, settled, stored, messages)
+            results = self._accept(connection, gateway, epoch, told, messages)
         self.answers.update(result["status"] for result in results)
         self._prune()
         return results
@@ -83,21 +89,18 @@ class Inbox:
         connection: sqlite3.Connection,
         gateway: str,
         epoch: str,
-        floor: int,
-        settled: int,
-        told_stored: int,
+        told: Told,
         messages: list[dict[str, Any]],
     ) -> list[Result]:
         row = self._state.row(
-            "SELECT floor, highest, stored FROM epochs WHERE gateway = ? AND epoch = ?", gateway, epoch
+            "SELECT floor, highest, below FROM epochs WHERE gateway = ? AND epoch = ?", gateway, epoch
         )
-        known_floor, highest, known_stored = row or (0, 0, 0)
-        # with two lanes the highest may have been there already when the backup was made, and others below it not
-        if settled > highest or told_stored > known_stored:
+        known_floor, highest, below = row or (0, 0, 0)
+        if knows_less(self._state, gateway, epoch, told):
             raise RefusalError(
                 409, "behind", "this database knows less than you were told", highest=highest, floor=known_floor
             )
-        floor = max(floor, known_floor)
+        floor = max(told.floor, known_floor)
         effects = _Effects()
         results: list[Result] = []
         held: set[str] = set()
@@ -110,6 +113,8 @@ class Inbox:
             ordered = message.get("kind") != Kind.TELEMETRY.wire
             # what a device said in an order must not take effect in another
             judged = _retry(seq) if ordered and message.get("device") in held else self._judge(message)
+            if judged is not None and self._has(gateway, epoch, seq):
+                judged = {"seq": seq, "status": "duplicate"}  # its answer was lost: it must not be parked as well
             if judged is not None:
                 if ordered and judged["status"] == "retry":
                     held.add(message["device"])
@@ -125,15 +130,15 @@ class Inbox:
                 effects.add((gateway, epoch, seq), message)
         effects.write(connection)
         if floor > known_floor:
-            connection.execute(
+            below += connection.execute(
                 "DELETE FROM receipts WHERE gateway = ? AND epoch = ? AND seq < ?", (gateway, epoch, floor)
-            )
+            ).rowcount
         stored = sum(result["status"] == "stored" for result in results)
         connection.execute(
-            "INSERT INTO epochs (gateway, epoch, floor, highest, stored) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (gateway, epoch) DO UPDATE "
-            "SET floor = excluded.floor, highest = excluded.highest, stored = stored + excluded.stored",
-            (gateway, epoch, floor, highest, stored),
+            "INSERT INTO epochs (gateway, epoch, floor, highest, below, stored) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (gateway, epoch) DO UPDATE SET floor = excluded.floor, highest = excluded.highest, "
+            "below = excluded.below, stored = stored + excluded.stored",
+            (gateway, epoch, floor, highest, below, stored),
         )
         connection.execute(
             "UPDATE starts SET highest = max(highest, ?1) WHERE gateway = ?2 AND epoch = ?3 "
@@ -172,6 +177,10 @@ class Inbox:
 
     def _knows(self, device: str) -> bool:
         return self._state.row("SELECT 1 FROM devices WHERE device_id = ?", device) is not None
+
+    def _has(self, gateway: str, epoch: str, seq: int) -> bool:
+        sql = "SELECT 1 FROM receipts WHERE gateway = ? AND epoch = ? AND seq = ?"
+        return self._state.row(sql, gateway, epoch, seq) is not None
 
     def _copies(self, message: dict[str, Any]) -> int:
         if message["kind"] == Kind.TELEMETRY.wire:

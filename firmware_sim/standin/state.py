@@ -28,7 +28,8 @@ CREATE TABLE IF NOT EXISTS tokens (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS epochs (
     gateway TEXT NOT NULL, epoch TEXT NOT NULL, floor INTEGER NOT NULL, highest INTEGER NOT NULL,
-    stored INTEGER NOT NULL DEFAULT 0, retired INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (gateway, epoch)
+    stored INTEGER NOT NULL DEFAULT 0, retired INTEGER NOT NULL DEFAULT 0,
+    below INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (gateway, epoch)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS gateways (
     gateway TEXT PRIMARY KEY, epoch TEXT NOT NULL, start TEXT NOT NULL, cursor TEXT, synced_at_ms INTEGER NOT NULL,
@@ -79,6 +80,8 @@ class State:
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = OFF")
         self.connection.executescript(SCHEMA)
+        if not self.rows("SELECT 1 FROM pragma_table_info('epochs') WHERE name = 'below'"):  # a file of last week
+            self.connection.execute("ALTER TABLE epochs ADD COLUMN below INTEGER NOT NULL DEFAULT 0")
         self.connection.execute(
             "INSERT OR IGNORE INTO meta VALUES ('database_uuid', ?), ('pruned', '0')", (str(uuid.uuid4()),)
         )

@@ -97,6 +97,8 @@ def test_sync_tells_what_is_known_of_an_epoch(box: Box) -> None:
         "highest_seq": 9,
         "floor": 7,
         "stored": 4,
+        "below": 2,
+        "behind": False,
         "last_start": box.start,
         "starts": [{"start": box.start, "first_seq": 1, "previous": None, "highest_seq": 9}],
     }
@@ -184,6 +186,21 @@ def test_a_batch_that_tells_of_more_stored_messages_than_there_are_is_behind(box
     box.send(1, 2, 90)
     assert outcome(box.post(91, floor=91, settled=90, stored=90)) == (409, "behind")
     assert box.send(3, floor=1, settled=90, stored=3) == ["stored"], "the floor was moved by a refused batch"
+
+
+def test_what_it_has_above_the_floor_does_not_make_up_for_what_it_has_not_below(box: Box) -> None:
+    """As many as it confirmed, but others: it was restored to where an answer was on its way that was lost."""
+    box.sync()
+    assert box.send(6, 7, 8) == ["stored"] * 3
+    assert outcome(box.post(6, floor=6, settled=3, stored=3, below=3)) == (409, "behind")
+    told = {"epoch": box.epochs[0], "last_seq": 8, "floor": 6, "settled": 3, "stored": 3, "below": 3}
+    found = known(box.sync(epochs=[told]), box.epochs[0])
+    assert found is not None
+    assert (found["behind"], found["floor"], found["below"]) == (True, 1, 0)
+    assert box.send(1, 2, 3) == ["stored"] * 3, "the floor was moved by a refused batch"
+    assert box.send(6, floor=6, settled=3, stored=3, below=3) == ["duplicate"]
+    assert box.send(9, floor=9, settled=8, stored=6, below=6) == ["stored"]
+    assert box.send(10, floor=10, settled=9, stored=7, below=7) == ["stored"]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_what_is_no_answer_is_a_value_error(content: bytes) -> None:
 
 def test_a_batch_names_its_sender_and_what_is_stored() -> None:
     sender = Sender(start="s-1", database_uuid=DATABASE)
-    body = encode_batch(gateway="g", epoch="e", floor=3, settled=9, stored=7, messages=[b"1"], sender=sender)
+    body = encode_batch(gateway="g", epoch="e", floor=3, settled=9, stored=7, below=2, messages=[b"1"], sender=sender)
     assert json.loads(body) == {
         "contract": 1,
         "gateway": "g",
@@ -96,6 +96,7 @@ def test_a_batch_names_its_sender_and_what_is_stored() -> None:
         "floor": 3,
         "settled": 9,
         "stored": 7,
+        "below": 2,
         "messages": [1],
     }
 

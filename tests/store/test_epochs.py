@@ -33,11 +33,11 @@ async def settle_all(store: Store) -> None:
 
 async def test_a_file_begins_with_one_epoch_from_its_first_message_on(store: Store) -> None:
     (stand,) = store.buffer.epochs()
-    assert stand == EpochStand(store.database.epoch, first_seq=1, last_seq=0, floor=1, settled=0, stored=0)
+    assert stand == EpochStand(store.database.epoch, first_seq=1, last_seq=0, floor=1, settled=0, stored=0, below=0)
     await store.add(*range(5))
     await store.buffer.settle([1, 2, 4], [Rejection(3, "invalid", "no")])
     (stand,) = store.buffer.epochs()
-    assert stand == EpochStand(store.database.epoch, first_seq=1, last_seq=5, floor=5, settled=4, stored=3)
+    assert stand == EpochStand(store.database.epoch, first_seq=1, last_seq=5, floor=5, settled=4, stored=3, below=3)
     await store.add(6)
     assert store.buffer.epochs()[0].last_seq == 6
 
@@ -57,9 +57,26 @@ async def test_what_odoo_has_not_confirmed_gets_the_new_epoch_and_what_it_has_ke
         (new, []),
     ]
     assert [(batch.floor, batch.settled) for batch in taken[:2]] == [(3, 7), (5, 0)]
-    assert store.buffer.epochs() == [EpochStand(new, 5, 10, 5, 0, 0), EpochStand(old, 1, 7, 3, 7, 4)]
+    assert store.buffer.epochs() == [EpochStand(new, 5, 10, 5, 0, 0, 0), EpochStand(old, 1, 7, 3, 7, 4, 2)]
     await store.buffer.settle([3, 4, 5, 8])
-    assert store.buffer.epochs() == [EpochStand(new, 5, 10, 9, 8, 2), EpochStand(old, 1, 7, 8, 7, 6)]
+    assert store.buffer.epochs() == [EpochStand(new, 5, 10, 9, 8, 2, 2), EpochStand(old, 1, 7, 8, 7, 6, 6)]
+
+
+async def test_what_odoo_has_is_counted_below_the_floor_of_each_epoch(open_again: OpenStore) -> None:
+    store = await open_again()
+    await store.add(*range(12))
+    await store.buffer.settle([1, 2, 4, 7, 9], [Rejection(seq, "invalid", "no") for seq in (5, 6, 10)])
+    assert ((await store.buffer.take()).floor, (await store.buffer.take()).below) == (3, 2)
+    assert [(stand.floor, stand.below) for stand in store.buffer.epochs()] == [(3, 2)]
+    await store.close()
+    store = await open_again()
+    assert [(stand.floor, stand.below) for stand in store.buffer.epochs()] == [(3, 2)]
+    await store.buffer.renew_epoch(3)
+    before = [(stand.floor, stand.below) for stand in store.buffer.epochs()]
+    assert before == [(3, 0), (11, 5)]
+    await store.close()
+    store = await open_again()
+    assert [(stand.floor, stand.below) for stand in store.buffer.epochs()] == before
 
 
 async def test_a_batch_ends_where_another_epoch_begins(store: Store) -> None:
@@ -89,7 +106,7 @@ async def test_epochs_outlive_a_restart(open_again: OpenStore) -> None:
 async def test_a_new_epoch_may_begin_with_the_next_message(store: Store) -> None:
     await store.add(1, 2)
     old, new = store.database.epoch, await store.buffer.renew_epoch(99)
-    assert store.buffer.epochs() == [EpochStand(new, 3, 2, 3, 0, 0), EpochStand(old, 1, 2, 1, 0, 0)]
+    assert store.buffer.epochs() == [EpochStand(new, 3, 2, 3, 0, 0, 0), EpochStand(old, 1, 2, 1, 0, 0, 0)]
     await store.add(3)
     assert (await store.buffer.take(after=2)).epoch == new
     assert (await store.buffer.take()).epoch == old
@@ -195,7 +212,7 @@ async def test_only_the_named_epoch_is_sent_again(store: Store) -> None:
     await store.add(5, 6)
     await settle_all(store)
     assert await store.buffer.resend(old, 2) == Resent(3, 0)
-    assert store.buffer.epochs() == [EpochStand(new, 5, 6, 7, 6, 2), EpochStand(old, 1, 4, 2, 1, 1)]
+    assert store.buffer.epochs() == [EpochStand(new, 5, 6, 7, 6, 2, 2), EpochStand(old, 1, 4, 2, 1, 1, 1)]
 
 
 async def test_what_is_not_kept_any_more_is_told_once(open_again: OpenStore, clock: ManualClock) -> None:

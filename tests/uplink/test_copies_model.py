@@ -120,6 +120,7 @@ class Box:
             floor=floor,
             settled=self.disk.settled.get(epoch, 0),
             stored=self.disk.stored[epoch],
+            below=self.disk.stored[epoch] - sum(message.settled for message in own if message.seq > floor),
         )
 
     def sync(self, *, lost: bool) -> None:
@@ -188,6 +189,7 @@ class Box:
             "floor": stand.floor,
             "settled": stand.settled,
             "stored": stand.stored,
+            "below": stand.below,
             "messages": [
                 {"seq": message.seq, "device": "press-07", "kind": "telemetry", "at": at, "payload": message.text}
                 for message in piece

@@ -272,9 +272,9 @@ async def test_an_odoo_that_always_forgets_gets_its_messages_again_once_a_minute
     epoch = rig.buffer.epochs()[0].epoch
     resent = []
 
-    async def resend(epoch: str, from_seq: int) -> Any:
+    async def resend(epoch: str, from_seq: int, *, below: int | None = None) -> Any:
         resent.append(from_seq)
-        return await type(rig.buffer).resend(rig.buffer, epoch, from_seq)
+        return await type(rig.buffer).resend(rig.buffer, epoch, from_seq, below=below)
 
     rig.buffer.resend = resend  # type: ignore[method-assign]
     known = {"known": [{"epoch": epoch, "highest_seq": 1, "stored": 1, "floor": 1}]}
