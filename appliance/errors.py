@@ -250,9 +250,9 @@ class OdooRefusedError(OdooError):
 class OdooFencedError(OdooRefusedError):
     """Another copy of this appliance has taken its place (409 ``fenced`` to ``sync``).
 
-    ``known`` is what Odoo knows of the epochs that were reported.
+    ``known`` is what Odoo knows of the epochs that were reported; ``None``: that cannot be read.
     """
 
-    def __init__(self, message: str, *, known: Sequence[KnownEpoch]) -> None:
+    def __init__(self, message: str, *, known: Sequence[KnownEpoch] | None) -> None:
         super().__init__(message, status=409, code="fenced")
         self.known = known

@@ -127,6 +127,11 @@ class KnownStart(OdooBody):
     previous: StartName | None = None
     highest_seq: Count = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return without_unset(value, meaning_false=())
+
 
 class KnownEpoch(OdooBody):
     """What Odoo knows of one epoch; left out of the answer where it has never heard of it."""
@@ -146,6 +151,11 @@ class KnownEpoch(OdooBody):
     """``start`` of the last sync before this one; one that the appliance never had means that a copy of it ran."""
     starts: list[KnownStart] = Field(default_factory=list)
     """The newest starts told before this sync, in the order in which they were told first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return without_unset(value, meaning_false=())
 
 
 class PendingCommand(OdooBody):

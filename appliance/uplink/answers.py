@@ -71,8 +71,8 @@ class Answer:
         """What an answer other than 200 to ``sync`` means."""
         problem = _parse(OdooProblem, self.content)
         if problem and (self.status, problem.code) == (409, FENCED):
-            fenced = _parse(FencedProblem, self.content) or FencedProblem()
-            return OdooFencedError(printable(problem.text), known=fenced.known)
+            fenced = _parse(FencedProblem, self.content)
+            return OdooFencedError(printable(problem.text), known=fenced.known if fenced else None)
         if problem and self.status in (400, 409, 422):
             return OdooRefusedError(printable(problem.text), status=self.status, code=problem.code)
         return self._error(problem)

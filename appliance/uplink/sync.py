@@ -35,6 +35,7 @@ from appliance.errors import (
 )
 from appliance.store.buffer import Buffer
 from appliance.store.standing import Gap, Standing
+from appliance.uplink.answers import printable
 from appliance.uplink.client import OdooClient
 from appliance.uplink.compare import forgotten_from, forked_at, taken_over_from
 from appliance.uplink.fetched import FetchedWork
@@ -44,6 +45,8 @@ from appliance.uplink.sync_request import GatewayReport, sync_request
 from appliance.uplink.sync_state import SyncJournal, SyncState
 
 NOT_ASKED = "Odoo has not said yet which database it is and what it knows"
+
+UNREADABLE = "Odoo's answer on what it knows makes no sense, and the work of another copy may hide in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,8 @@ class Sync:
         if standing.database_uuid not in (None, answer.database_uuid):
             return self._wrong_database(answer.database_uuid)
         self._tell_time(answer.time)
+        if unread := [flaw for flaw in flaws if flaw.list_name == "known"]:
+            return self._alarmed(f"{UNREADABLE} ({printable(unread[0].text)})")
         known = {known.epoch: known for known in answer.known}
         present = self._buffer.epochs()[0]
         fork = forked_at(known.get(present.epoch), present=present, starts=standing.starts, unheard=standing.unheard)
@@ -353,6 +358,8 @@ class Sync:
     async def _fenced(self, error: OdooFencedError) -> float:
         standing = self._standing
         if standing.may_take_over:
+            if error.known is None:
+                return self._alarmed(UNREADABLE)
             present = self._buffer.epochs()[0]
             known = next((known for known in error.known if known.epoch == present.epoch), None)
             fork = forked_at(known, present=present, starts=standing.starts, unheard=standing.unheard)

@@ -379,3 +379,52 @@ async def test_a_gap_is_told_to_odoo_as_a_message_and_kept(rig: Rig, database: D
     again = Standing(database)
     await again.begin()
     assert again.gaps[-1].sent_again == 5
+
+
+# --- an answer on what Odoo knows that makes no sense ------------------------------------------------------------
+
+
+def twin_at_work(rig: Rig, **more: Any) -> dict[str, Any]:
+    """Another copy has sent the message that this one holds under the same name."""
+    own = rig.standing.starts[-1].start
+    twin = {"start": "e6e40b06-4de5-4b5a-9c1f-6e4b7e1a3b55", "first_seq": 1, "highest_seq": 1, **more}
+    return {
+        "epoch": rig.buffer.epochs()[0].epoch,
+        "highest_seq": 1,
+        "stored": 1,
+        "starts": [twin, {"start": own, "first_seq": 1}],
+    }
+
+
+async def test_what_odoo_leaves_unset_hides_no_twin(rig: Rig) -> None:
+    """Odoo writes an unset text as ``false``."""
+    await rig.buffer.add(1)
+    epoch = rig.buffer.epochs()[0].epoch
+    await rig.answer({"known": [{**twin_at_work(rig, previous=False), "last_start": False, "below": None}]})
+    assert rig.pump.held is not None
+    assert rig.buffer.epochs()[0].epoch != epoch
+    await rig.answer({})
+    assert rig.pump.held is None
+
+
+async def test_nothing_is_sent_while_what_odoo_knows_cannot_be_read_because_a_twin_may_hide_in_it(rig: Rig) -> None:
+    await rig.buffer.add(1)
+    for _ in range(2):
+        await rig.answer({"known": [{**twin_at_work(rig), "highest_seq": "many"}]})
+        assert rig.pump.held is not None
+        assert "what it knows" in str(rig.sync.state().alarm)
+    await rig.answer({"known": [twin_at_work(rig)]}, {})
+    assert (rig.pump.held, len(rig.buffer.epochs())) == (None, 1)
+    await rig.answer({"known": "all"})
+    assert rig.pump.held is not None
+
+
+async def test_a_copy_that_may_take_over_waits_until_the_refusal_can_be_read(rig: Rig) -> None:
+    await rig.buffer.add(1)
+    await rig.standing.begin(consent="a-new-key")
+    epoch = rig.buffer.epochs()[0].epoch
+    await rig.answer(problem(409, "fenced", known=[{**twin_at_work(rig), "highest_seq": "many"}]))
+    assert rig.buffer.epochs()[0].epoch == epoch
+    assert "what it knows" in str(rig.sync.state().alarm)
+    await rig.answer(problem(409, "fenced", known=[twin_at_work(rig)]))
+    assert rig.buffer.epochs()[0].epoch != epoch
