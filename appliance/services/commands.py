@@ -178,7 +178,7 @@ class CommandService:
         self._delivery.device_gone(device_id)
 
     def device_removed(self, device_id: str) -> None:
-        """The device has lost its pairing: its open commands end, and Odoo is told."""
+        """The device has lost its pairing or its id: its open commands end, and Odoo is told."""
         lane = self._open.lanes.get(device_id)
         if lane is not None and lane.open_count:
             for entry in [each for each in self._open.entries.values() if each.device_id == device_id]:

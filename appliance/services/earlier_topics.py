@@ -59,8 +59,9 @@ class EarlierTopics:
 
     def _is_over(self, device_id: str) -> bool:
         """Whether its topics have not changed once more meanwhile."""
-        device = self._registry.get(device_id)
-        return device is not None and device.topics == self._leaving[device_id][1] and self._is_current(device)
+        device, leaving = self._registry.get(device_id), self._leaving.get(device_id)
+        # it may have been removed, and paired again, while others were stored
+        return bool(device and leaving and device.topics == leaving[1] and self._is_current(device))
 
     def _removed(self, device: Device) -> None:
         self._leaving.pop(device.device_id, None)

@@ -41,6 +41,8 @@ class DeviceRegistry:
         serial number, or ``valid_from`` may have risen: a connection with an older secret is then no longer its own."""
         self.removed: list[Callable[[Device], None]] = []
         """Called on the event loop after a device has lost its pairing for good."""
+        self.replaced: list[Callable[[Device], None]] = []
+        """Called on the event loop with the device whose id now belongs to another serial number."""
         self.handed_over: Callable[[sqlite3.Connection, str], None] = lambda connection, device_id: None
         """Called in the writer thread, in the transaction in which a device id goes to another serial number."""
         self._database = database
@@ -299,6 +301,8 @@ class DeviceRegistry:
         before = self._by_id.get(device.device_id)
         if before is not None and before.serial != device.serial:
             del self._by_serial[before.serial]
+            for tell in self.replaced:
+                tell(before)
         self._by_id[device.device_id] = self._by_serial[device.serial] = device
         self._put_local(device)
         if before is None or not _alike(before, device):

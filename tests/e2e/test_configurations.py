@@ -269,3 +269,17 @@ async def test_a_device_that_asks_gets_one_answer(box: Box) -> None:
     packets = [await client.packet() for _ in range(2)]
     assert sorted(first & 0xF0 for first, _ in packets) == [frames.PUBLISH, frames.PUBACK]
     assert await client.silent()
+
+
+async def test_an_order_is_for_the_machine_and_ends_when_another_one_gets_its_name(tmp_path: Path) -> None:
+    async with running(tmp_path) as box:
+        await box.pair()
+        order = SendCommand(device_id="press-07", action="move", command_id="c-1", expires_in_s=3600)
+        await box.appliance.commands.send(order)
+        made = DeviceConfig.model_validate({"device_id": "press-07"})
+        await box.appliance.registry.pair(
+            Claim(serial="SN-another", token_digest=b"another", request_id="r", config=made)
+        )
+        await box.until(lambda: not box.appliance.commands.open_count("press-07"))
+        status = await box.appliance.commands.status("c-1")
+    assert (status.state, status.history[-1].reason) == ("cancelled", "revoked")
