@@ -79,6 +79,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket with an end to everything that has none there. For a server with a :class:`SocketState`."""
 
     _cut: asyncio.TimerHandle | None = None
+    _lost = False
     _heard_at = 0.0
     _unanswered_bytes = 0
 
@@ -103,6 +104,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for."""
         self._state.unanswered.pop(self, None)
+        self._lost = True
         if self._cut is not None:
             self._cut.cancel()
         super().connection_lost(exc)
@@ -187,4 +189,6 @@ class BoundedSocket(WebSocketsSansIOProtocol):
     def _close_within(self, time_s: float) -> None:
         if self._cut is not None:
             self._cut.cancel()
+        if self._lost:
+            return  # a timer would only keep what has ended for a while: much, where thousands come and go
         self._cut = self.loop.call_later(time_s, self.transport.abort)
