@@ -263,3 +263,9 @@ def test_every_setting_has_an_effect() -> None:
     if "topics" in used:
         used |= topics
     assert Settings.model_fields.keys() - used == {"mqtt_broker_host"}  # refused until the external broker is built
+
+
+def test_the_appliance_loads_no_library_for_colourful_terminals() -> None:
+    code = "import sys, appliance.process, appliance.cli; print(sorted({'rich', 'pygments'} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
