@@ -35,9 +35,15 @@ class Pair:
         self.stand_in.registry.create({"device_id": "press-07"})
         self.parks: set[int] = set()
         """What this Odoo rejects."""
+        self._copies: list[sqlite3.Connection] = []
+
+    def close(self) -> None:
+        for connection in (self.stand_in.state, *self._copies):
+            connection.close()
 
     def backup(self) -> sqlite3.Connection:
         copy = sqlite3.connect(":memory:")
+        self._copies.append(copy)
         self.stand_in.state.connection.backup(copy)
         return copy
 
@@ -121,7 +127,7 @@ class Pair:
 async def pair(store: Store) -> AsyncIterator[Pair]:
     one = Pair(store)
     yield one
-    one.stand_in.state.close()
+    one.close()
 
 
 async def test_what_odoo_has_though_the_answer_was_lost_does_not_make_up_for_what_it_lost(pair: Pair) -> None:
@@ -193,7 +199,7 @@ async def test_a_restored_buffer_that_is_told_duplicate_for_what_its_later_self_
     await pair.drain()
     assert pair.effects() == Counter({1, 2, 4, 5, 6})
     assert store.buffer.epochs()[0].stored == 5
-    pair.stand_in.state.close()
+    pair.close()
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -226,4 +232,4 @@ async def test_whatever_is_lost_parked_and_restored_in_odoo_every_message_is_the
     assert pair.effects() == Counter(set(range(1, added + 1)) - pair.parks)
     stand = store.buffer.epochs()[0]
     assert stand.stored == stand.below == added - len(pair.parks)
-    pair.stand_in.state.close()
+    pair.close()
