@@ -246,6 +246,8 @@ class EnrollRequest(Report):
     api_key: str | None = Field(default=None, repr=False)
     """A key of the appliance's API, made for Odoo."""
     ca_pem: str | None = None
+    recover: bool = False
+    """This box is to become the gateway that the code was made for, with the identity that Odoo keeps of it."""
 
 
 class EnrollAnswer(OdooBody):
@@ -253,4 +255,13 @@ class EnrollAnswer(OdooBody):
 
     api_key: Annotated[str, Field(min_length=16, max_length=512)] = Field(repr=False)
     database_uuid: DatabaseUuid
+    gateway_uid: Uuid | None = None
+    """Under which uid the code's gateway was enrolled before; left out where it is new. With ``recover`` the key is for
+    this gateway, which stays what it was; without, the gateway has the ``gateway_uid`` of the request from now on."""
     identity: str | None = Field(default=None, repr=False)
+    """What ``PUT /iiot/gateway/identity`` brought last; with ``recover`` alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, value: object) -> object:
+        return without_unset(value, meaning_false=())

@@ -41,7 +41,9 @@ class ContractRoutes:
         self._enrolment = enrolment
         self._max_body_bytes = max_body_bytes
         self._busy: set[str] = set()
-        self.requests: dict[str, int] = {"config": 0, "webhook": 0, "sync": 0, "enroll": 0, "firmware": 0}
+        self.requests: dict[str, int] = dict.fromkeys(
+            ("config", "webhook", "sync", "enroll", "identity", "firmware"), 0
+        )
         """Requests that came with the right key, since the start."""
 
     def routes(self) -> list[Route]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from appliance.contract.identity import IDENTITY_PATH, IdentityBody
 from appliance.contract.sync import ENROLL_PATH, SYNC_PATH
 from firmware_sim.standin.bodies import json_body, json_object, local_only
 from firmware_sim.standin.commands import Commands
@@ -60,6 +62,7 @@ class GatewayRoutes:
         return [
             Route(SYNC_PATH, self._contract.guarded("sync", self._sync), methods=["POST"]),
             Route(ENROLL_PATH, self._contract.guarded("enroll", self._enroll, keyless=True), methods=["POST"]),
+            Route(IDENTITY_PATH, self._contract.guarded("identity", self._keep_identity), methods=["PUT"]),
             *(Route(path, local_only(handle), methods=[method]) for method, path, handle in control),
         ]
 
@@ -73,6 +76,17 @@ class GatewayRoutes:
         if told.api_url and told.api_key:
             await self._commands.use_appliance({"url": told.api_url, "api_key": told.api_key, "ca_pem": told.ca_pem})
         return JSONResponse(answer)
+
+    async def _keep_identity(self, request: Request, body: bytes) -> Response:
+        try:
+            told = IdentityBody.model_validate(json_body(body))
+        except ValidationError as error:
+            raise RefusalError(422, "bad_request", str(error.errors()[0]["msg"])) from None
+        if request.state.gateway not in ("", told.gateway):
+            raise RefusalError(403, "wrong_gateway", "this key is another gateway's")
+        self._gateways.check_copy(told.gateway, start=told.start, database_uuid=told.database_uuid)
+        self._enrolment.keep_identity(told)
+        return JSONResponse({"status": "ok"})
 
     # --- for people and tests --------------------------------------------------------------------------------
 
@@ -92,7 +106,9 @@ class GatewayRoutes:
         return Response(status_code=204)
 
     async def _new_code(self, request: Request) -> Response:
-        return JSONResponse(self._enrolment.new_code((await json_object(request)).get("valid_s")), 201)
+        """``{"valid_s"?, "gateway"?}``: the gateway's uid where it was enrolled before."""
+        order = await json_object(request)
+        return JSONResponse(self._enrolment.new_code(order.get("valid_s"), order.get("gateway")), 201)
 
     async def _change_device(self, request: Request) -> Response:
         self._feed.change(request.path_params["device"], await json_object(request))

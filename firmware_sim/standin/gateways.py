@@ -76,9 +76,12 @@ class Gateways:
         count = len(messages) if isinstance(messages, list) else 0
         if body_bytes > self.limits.get("body_bytes", body_bytes) or count > self.limits.get("messages", count):
             raise RefusalError(413, "too_large", f"larger than {self.limits}")
-        self._check_database(body.get("database_uuid"))
-        start = body.get("start")
-        row = self._state.row("SELECT admission FROM gateways WHERE gateway = ?", str(body.get("gateway")))
+        self.check_copy(str(body.get("gateway")), start=body.get("start"), database_uuid=body.get("database_uuid"))
+
+    def check_copy(self, gateway: str, *, start: object, database_uuid: object) -> None:
+        """409 for what is meant for another database, or comes from a copy that is not the active one."""
+        self._check_database(database_uuid)
+        row = self._state.row("SELECT admission FROM gateways WHERE gateway = ?", gateway)
         if start is not None and row is not None and row[0] != start:
             raise RefusalError(409, FENCED, "another start of this appliance is the active one: sync first")
 

@@ -41,7 +41,10 @@ CREATE TABLE IF NOT EXISTS starts (
     UNIQUE (gateway, epoch, start)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS codes (
-    code TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL, gateway TEXT
+    code TEXT PRIMARY KEY, expires_at_ms INTEGER NOT NULL, gateway TEXT, made_for TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS identities (
+    gateway TEXT PRIMARY KEY, identity TEXT NOT NULL, at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS keys (
     digest BLOB PRIMARY KEY, gateway TEXT NOT NULL
@@ -82,6 +85,8 @@ class State:
         self.connection.executescript(SCHEMA)
         if not self.rows("SELECT 1 FROM pragma_table_info('epochs') WHERE name = 'below'"):  # a file of last week
             self.connection.execute("ALTER TABLE epochs ADD COLUMN below INTEGER NOT NULL DEFAULT 0")
+        if not self.rows("SELECT 1 FROM pragma_table_info('codes') WHERE name = 'made_for'"):
+            self.connection.execute("ALTER TABLE codes ADD COLUMN made_for TEXT")
         self.connection.execute(
             "INSERT OR IGNORE INTO meta VALUES ('database_uuid', ?), ('pruned', '0')", (str(uuid.uuid4()),)
         )

@@ -35,6 +35,9 @@ class OdooSide(Protocol):
     def effects(self, device_id: str) -> list[dict[str, Any]]:
         """What took effect for a device, oldest first: ``kind`` and ``payload`` among its members."""
 
+    def new_code(self, gateway_uid: str | None = None) -> str:
+        """A code from the form of a gateway: of a new one, or of the one that was enrolled under this uid."""
+
 
 class StandInSide:
     """The stand-in as a process."""
@@ -54,6 +57,10 @@ class StandInSide:
     def effects(self, device_id: str) -> list[dict[str, Any]]:
         answer = self._control.get("/sim/effects", params={"device": device_id, "payload": "1"})
         return [json.loads(line) for line in answer.raise_for_status().text.splitlines()]
+
+    def new_code(self, gateway_uid: str | None = None) -> str:
+        body = {} if gateway_uid is None else {"gateway": gateway_uid}
+        return str(self._control.post("/sim/codes", json=body).raise_for_status().json()["code"])
 
     def close(self) -> None:
         self.http.close()
