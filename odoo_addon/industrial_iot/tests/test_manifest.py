@@ -1,5 +1,4 @@
 from jsonpath_ng import parse
-
 from odoo.tests.common import TransactionCase, tagged
 
 

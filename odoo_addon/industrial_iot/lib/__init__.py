@@ -1,0 +1,1 @@
+"""What needs no Odoo: times, tokens, topics, JSON, templates. Nothing in here imports ``odoo``."""

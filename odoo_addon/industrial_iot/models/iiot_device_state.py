@@ -1,0 +1,29 @@
+from odoo import fields, models
+
+
+class IiotDeviceState(models.Model):
+    """What machines write of a device, apart from what people edit: the two never get into each other's way."""
+
+    _name = "iiot.device.state"
+    _description = "IIoT Device State"
+    _log_access = False
+
+    connection_status = fields.Selection(
+        [("online", "Online"), ("offline", "Offline"), ("unknown", "Unknown")],
+        default="unknown",
+        required=True,
+        index=True,
+    )
+    connection_since = fields.Datetime("Connected or Offline Since", help="When the present connection status began.")
+    offline_code = fields.Char("Reason Code", help="Why it is offline, in one word of the contract.")
+    offline_reason = fields.Char("Why Offline")
+    address = fields.Char("Network Address")
+    is_contested = fields.Boolean(
+        "Contested", help="Two clients seem to use the credentials of this device: they take the connection in turns."
+    )
+    reconnects = fields.Integer(help="Connections since the device was paired, beside the first.")
+    last_seen = fields.Datetime(index=True, help="Last packet of any kind that the appliance told of.")
+    last_telemetry = fields.Datetime(index=True, help="Time of the newest reading.")
+    last_values = fields.Json(help="The newest reading, as the device sent it.")
+    firmware_version = fields.Char(help="The version that runs, as far as the device has said.")
+    hardware = fields.Char(help="What the device said of itself when it was paired.")
