@@ -1,33 +1,29 @@
 """The gateway's own certificate authority and its server certificate, made at the first start and kept.
 
 Devices trust the authority for decades. Nothing in it depends on the clock: boxes without a battery wake in 1970.
+What is there is tried as a client would try it, by a handshake; :mod:`appliance.authority` makes what is not.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import logging
+import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from typing import Any
 
 from appliance.errors import DataFolderError
-from appliance.secret_files import make_folder, secret_file, write_file
 
+AUTHORITY, SERVER = "authority.pem", "server.pem"
 BUILD_DATE = datetime(2026, 11, 22, tzinfo=UTC)
 """Validity is counted from here, not from the clock. Moves with each release."""
 VALID_FROM = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,6 +31,11 @@ VALID_YEARS = 23
 """After the build date. Until 2049 times are written in the form that even old parsers read."""
 MOST_NAMES = 64
 """In the server certificate, so that the handshake stays small; a host with many container networks has hundreds."""
+ISSUED_WITHIN_S = 60.0
+"""On the slowest box."""
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----\s?", re.DOTALL)
+_WHATEVER_THE_CLOCK_SAYS = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class Certificates:
     """SHA-256 of the authority's certificate, as ``openssl x509 -fingerprint`` prints it."""
     cert_file: Path
     key_file: Path
+    names: tuple[str, ...] = ()
+    """That clients may use."""
+    ends_at_ms: int = 0
+    """When the first of the two is not valid any more; milliseconds since 1970."""
 
     def server_context(self) -> ssl.SSLContext:
         """A new context for the server side: TLS 1.2 and later, no client certificates."""
@@ -58,18 +63,6 @@ class Certificates:
         return context
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """A certificate and its key; one file, so that no crash can leave two that do not fit."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-    def pem(self) -> bytes:
-        key = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return self.certificate.public_bytes(Encoding.PEM) + key
-
-
 def ensure(folder: Path, names: Iterable[str], *, build_date: datetime = BUILD_DATE) -> Certificates:
     """The certificates in ``folder``, made where they are missing. Touches the disk: not for the event loop.
 
@@ -77,21 +70,14 @@ def ensure(folder: Path, names: Iterable[str], *, build_date: datetime = BUILD_D
     authority, when one of them is missing in it; those it had stay, because a box often starts before its network.
     ``DataFolderError`` if the authority cannot be read or nothing can be written.
     """
-    make_folder(folder)
-    authority = _authority(folder / "authority.pem", build_date)
-    server_file = folder / "server.pem"
-    wanted = list(dict.fromkeys(map(_canonical, names)))[:MOST_NAMES]
-    server = _read_server(server_file, authority)
-    had = _names_in(server.certificate) if server else []
-    if server is None or not set(wanted) <= set(had):
-        server = _issue(authority, list(dict.fromkeys(wanted + had))[:MOST_NAMES], build_date)
-        write_file(server_file, server.pem(), replace=True)
-    return Certificates(
-        ca_pem=authority.certificate.public_bytes(Encoding.PEM).decode(),
-        fingerprint=authority.certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
-        cert_file=server_file,
-        key_file=server_file,
-    )
+    wanted = list(names)
+    found = _tried(folder)
+    if found is None or not set(chosen(wanted)) <= set(found.names):
+        _issue(folder, wanted, build_date)
+        found = _tried(folder)
+    if found is None:
+        raise DataFolderError(f"{folder}: the certificates do not work, and new ones neither")
+    return found
 
 
 def periods(folder: Path) -> dict[Path, tuple[datetime, datetime]]:
@@ -99,125 +85,17 @@ def periods(folder: Path) -> dict[Path, tuple[datetime, datetime]]:
 
     ``OSError`` if one cannot be read, ``DataFolderError`` if it is damaged.
     """
-    found = {}
-    for path in (folder / "authority.pem", folder / "server.pem"):
-        try:
-            certificate = _load(path.read_bytes()).certificate
-        except FileNotFoundError:
-            continue
-        except (ValueError, TypeError):
-            raise DataFolderError(f"{path} is damaged") from None
-        found[path] = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return found
+    from appliance import authority  # heavy, and this is for a command that ends at once
+
+    return authority.periods(folder)
 
 
-def _load(pem: bytes) -> _Identity:
-    """Read certificate and key; ``ValueError`` if they are none or do not fit."""
-    certificate, key = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
-        raise ValueError("certificate and key do not fit")
-    return _Identity(certificate, key)
+def chosen(names: Iterable[str]) -> list[str]:
+    """Those of the names that go into a certificate, each once and in one spelling."""
+    return list(dict.fromkeys(map(canonical, names)))[:MOST_NAMES]
 
 
-def _authority(path: Path, build_date: datetime) -> _Identity:
-    pem = secret_file(path, lambda: _new_authority(build_date).pem())
-    try:
-        return _load(pem)
-    except (ValueError, TypeError):
-        raise DataFolderError(
-            f"{path} is damaged: restore it; with a new authority (remove the file) every device must be told anew"
-        ) from None
-
-
-def _read_server(path: Path, authority: _Identity) -> _Identity | None:
-    """The server certificate, or ``None`` where there is none that this authority issued."""
-    try:
-        server = _load(path.read_bytes())
-        server.certificate.verify_directly_issued_by(authority.certificate)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataFolderError(f"{path}: {error.strerror}") from error
-    except Exception as error:  # cryptography raises its own InvalidSignature besides ValueError and TypeError
-        _log.warning("%s cannot be used (%s): issuing a new server certificate", path, type(error).__name__)
-        return None
-    return server
-
-
-def _new_authority(build_date: datetime) -> _Identity:
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key()
-    # Two gateways must differ in name too: some clients look an authority up by its name alone.
-    mark = hashlib.sha256(_key_identifier(public).digest).hexdigest()[:8]
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"IIoT Appliance CA {mark}")])
-    builder = (
-        _builder(subject=name, issuer=name, public=public, issuer_public=public, build_date=build_date)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage("key_cert_sign", "crl_sign"), critical=True)
-    )
-    return _Identity(builder.sign(key, hashes.SHA256()), key)
-
-
-def _issue(authority: _Identity, names: list[str], build_date: datetime) -> _Identity:
-    key = ec.generate_private_key(ec.SECP256R1())
-    common = next((name for name in names if len(name) <= 64), "localhost")
-    builder = (
-        _builder(
-            subject=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)]),
-            issuer=authority.certificate.subject,
-            public=key.public_key(),
-            issuer_public=authority.key.public_key(),
-            build_date=build_date,
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage("digital_signature"), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(_alternative_names(names)), critical=False)
-    )
-    return _Identity(builder.sign(authority.key, hashes.SHA256()), key)
-
-
-def _builder(
-    *,
-    subject: x509.Name,
-    issuer: x509.Name,
-    public: ec.EllipticCurvePublicKey,
-    issuer_public: ec.EllipticCurvePublicKey,
-    build_date: datetime,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(VALID_FROM)
-        .not_valid_after(build_date.replace(year=build_date.year + VALID_YEARS, day=min(build_date.day, 28)))
-        .add_extension(_key_identifier(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public), critical=False)
-    )
-
-
-def _key_identifier(public: ec.EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
-    return x509.SubjectKeyIdentifier.from_public_key(public)
-
-
-def _key_usage(*allowed: str) -> x509.KeyUsage:
-    usages = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{usage: usage in allowed for usage in usages})
-
-
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
     """The one spelling of an address or name, so that a certificate's own can be compared with what is wanted."""
     try:
         return str(ipaddress.ip_address(name))
@@ -225,27 +103,58 @@ def _canonical(name: str) -> str:
         return name.rstrip(".").lower()
 
 
-def _alternative_names(names: list[str]) -> list[x509.GeneralName]:
-    """Addresses as such, and IPv4 also as names: some small TLS libraries compare with names only.
-
-    (An IPv6 address is no legal name, and strict parsers refuse the whole certificate for one.)
-    """
-    found: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            found.append(x509.DNSName(name))
-            continue
-        found.append(x509.IPAddress(address))
-        if address.version == 4:
-            found.append(x509.DNSName(name))
-    return found
-
-
-def _names_in(certificate: x509.Certificate) -> list[str]:
+def _issue(folder: Path, names: list[str], build_date: datetime) -> None:
+    # -P: a file in the working directory is no part of the appliance
+    command = [sys.executable, "-P", "-m", "appliance.authority", str(folder), build_date.isoformat(), *names]
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    return list(dict.fromkeys(str(name.value) for name in names))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ISSUED_WITHIN_S)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DataFolderError(f"{folder}: no certificate could be issued: {error}") from error
+    if done.returncode:
+        raise DataFolderError(done.stderr.strip() or f"{folder}: no certificate could be issued")
+    for line in done.stderr.splitlines():
+        _log.warning("%s", line)
+
+
+def _tried(folder: Path) -> Certificates | None:
+    """What a client finds out that has the authority's certificate and shakes hands; ``None`` if that does not work."""
+    try:
+        certificate = _CERTIFICATE.search((folder / AUTHORITY).read_bytes())
+        if certificate is None:
+            return None
+        der = base64.b64decode(certificate[1])
+        found = Certificates(
+            ca_pem=ssl.DER_cert_to_PEM_cert(der),
+            fingerprint=hashlib.sha256(der).digest().hex(":").upper(),
+            cert_file=folder / SERVER,
+            key_file=folder / SERVER,
+        )
+        # that its key is there and fits shows only when it is loaded as if to serve
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / AUTHORITY)
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client.check_hostname = False
+        client.verify_flags = ssl.VerifyFlags(client.verify_flags | _WHATEVER_THE_CLOCK_SAYS)
+        client.load_verify_locations(cadata=der)
+        shown = _shake_hands(found.server_context(), client)
+        ends = [str(each["notAfter"]) for each in (shown, *client.get_ca_certs())]
+    except (OSError, ValueError):  # ssl's own errors are OSErrors
+        return None
+    names = [canonical(name.strip()) for _, name in shown.get("subjectAltName", ())]
+    return Certificates(
+        ca_pem=found.ca_pem,
+        fingerprint=found.fingerprint,
+        cert_file=found.cert_file,
+        key_file=found.key_file,
+        names=tuple(dict.fromkeys(names)),
+        ends_at_ms=1000 * min(map(ssl.cert_time_to_seconds, ends)),
+    )
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]:
+    """The server's certificate as the client has got and verified it; ``ssl.SSLError`` if it refuses it."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up), server.wrap_bio(up, down, server_side=True)]
+    for end in (*ends, *ends):
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    return dict(ends[0].getpeercert() or {})

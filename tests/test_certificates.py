@@ -7,6 +7,7 @@ import ipaddress
 import shutil
 import ssl
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from appliance import certificates, secret_files
 from appliance.addresses import own_names
 from appliance.certificates import BUILD_DATE, Certificates, ensure
 from appliance.errors import DataFolderError
+from tests.conftest import ROOT
 
 NAMES = ["gw1.factory.lan", "localhost", "127.0.0.1", "::1", "192.168.7.20"]
 
@@ -181,3 +183,15 @@ def test_this_machine_knows_its_loopback_names() -> None:
     names = own_names()
     assert {"localhost", "127.0.0.1", "::1"} <= set(names)
     assert len(names) == len(set(names))
+
+
+def test_the_appliance_does_not_carry_the_library_that_issues_certificates() -> None:
+    code = "import sys, appliance.process, appliance.cli; print('cryptography' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "False"
+
+
+def test_what_runs_out_first_and_the_names_are_known_without_it(made: Certificates) -> None:
+    assert set(made.names) == set(NAMES)
+    ends = server_certificate(made).not_valid_after_utc
+    assert made.ends_at_ms == int(ends.timestamp()) * 1000

@@ -37,7 +37,8 @@ FLOORS = {
     "web": {"contract", "errors", "store", "services", "web"},
     "settings": {"contract", "errors"},
     "secret_files": {"errors"},
-    "certificates": {"errors", "secret_files"},
+    "certificates": {"errors", "authority"},
+    "authority": {"errors", "secret_files", "certificates"},
     "addresses": set(),
     "http_door": {"services"},
     "socket_door": {"http_door"},
@@ -60,7 +61,7 @@ FLOORS = {
 
 HOMES = {
     "amqtt": {"broker"},
-    "cryptography": {"certificates"},
+    "cryptography": {"authority"},
     "httpx": {"uplink", "cli"},
     "jinja2": {"services", "web"},
     "markupsafe": {"services"},  # comes with jinja2
