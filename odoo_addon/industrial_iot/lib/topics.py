@@ -18,6 +18,10 @@ DEFAULTS = {
     "ota_status": "ota/{device}/status",
 }
 """Of the five that a profile may replace; the two of configuration belong to the gateway."""
+TEST_PREFIX = "test/"
+MOST_LOCAL_FILTERS, MOST_LOCAL_BYTES, MOST_LOCAL_LEVELS = 16, 128, 16
+GATEWAY_DEFAULTS = {"config_request": "iiot/config/request", "config_response": "iiot/config/{device}", **DEFAULTS}
+"""All seven, as an appliance has them where nobody has changed them."""
 
 
 def is_device_id(text: str) -> bool:
@@ -33,3 +37,64 @@ def is_serial(text: str) -> bool:
 def expand(template: str, device_id: str) -> str:
     """The topic of one device."""
     return template.replace(PLACEHOLDER, device_id)
+
+
+def template_error(template: str) -> str | None:
+    """Why a topic template cannot be used, or ``None``."""
+    if not template:
+        return "it is empty"
+    if "+" in template or "#" in template:
+        return "wildcards are not allowed"
+    if template.startswith("$"):
+        return "names beginning with $ belong to the broker"
+    if template.startswith(TEST_PREFIX):
+        return f"names beginning with {TEST_PREFIX} belong to viewers"
+    if "\0" in template or len(template.encode("utf-8", "surrogatepass")) > 65535:
+        return "it is no valid topic name"
+    if _foreign_braces(template.split("/")):
+        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+    if template.split("/").count(PLACEHOLDER) != 1:
+        return f"{PLACEHOLDER} must stand in it exactly once"
+    return None
+
+
+def local_filter_error(text: str) -> str | None:
+    """Why a filter cannot be one of a profile's local topics, or ``None``."""
+    levels = text.split("/")
+    if not text or "\0" in text or not all(_is_filter_level(levels, index) for index in range(len(levels))):
+        return "it is no valid topic filter"
+    if len(text.encode("utf-8", "surrogatepass")) > MOST_LOCAL_BYTES or len(levels) > MOST_LOCAL_LEVELS:
+        return f"it is longer than {MOST_LOCAL_BYTES} bytes or {MOST_LOCAL_LEVELS} levels"
+    if levels[0].startswith("$"):
+        return "names beginning with $ belong to the broker"
+    if levels[0] == TEST_PREFIX.rstrip("/"):
+        return f"names beginning with {TEST_PREFIX} belong to viewers"
+    if levels[0] in ("+", "#", PLACEHOLDER, ""):
+        return "its first level must be a plain name"
+    if _foreign_braces(levels):
+        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+    return None
+
+
+def filters_overlap(left: str, right: str) -> bool:
+    """Whether any topic exists that both filters receive."""
+    a, b = left.split("/"), right.split("/")
+    for index in range(max(len(a), len(b))):
+        here, there = (a[index] if index < len(a) else None), (b[index] if index < len(b) else None)
+        if here == "#" or there == "#":
+            return True
+        if here is None or there is None:
+            # "sport/#" also receives "sport" itself
+            return False
+        if here != there and "+" not in (here, there):
+            return False
+    return True
+
+
+def _foreign_braces(levels: list[str]) -> bool:
+    return any(("{" in level or "}" in level) and level != PLACEHOLDER for level in levels)
+
+
+def _is_filter_level(levels: list[str], index: int) -> bool:
+    level = levels[index]
+    return level == "+" or (level == "#" and index == len(levels) - 1) or ("+" not in level and "#" not in level)
