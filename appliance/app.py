@@ -21,12 +21,14 @@ from appliance.enrolment import read_access
 from appliance.errors import StoreUnavailableError
 from appliance.http_server import http_server, listen
 from appliance.identity import Identity, read_identity
+from appliance.notify import Notifier
 from appliance.parts.devices import DeviceParts
 from appliance.parts.figures import FigureService
 from appliance.parts.health import HealthService
 from appliance.parts.observers import Observers
 from appliance.parts.odoo import OdooLink, begin
 from appliance.parts.updates import build_updating
+from appliance.parts.watchdog import Watchdog
 from appliance.services.api_keys import ApiKeys
 from appliance.services.commands import CommandService
 from appliance.services.configuration import BrokerAddress
@@ -64,8 +66,9 @@ class _StopRequested(Exception):
 class Appliance:
     """All parts, built from the settings: enter :meth:`started`, and await :meth:`run` inside."""
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: Settings, *, clock: Clock | None = None, notifier: Notifier | None = None) -> None:
         self.settings = settings
+        self._notifier = notifier
         self.clock = clock or Clock()
         self.ports: Ports
         self.fingerprint = ""
@@ -133,6 +136,8 @@ class Appliance:
         }
         if self.odoo is not None:
             tasks |= self.odoo.tasks()
+        if self._notifier is not None and self._notifier.listens:
+            tasks["watchdog"] = self._watchdog(self._notifier).run()
         try:
             async with asyncio.TaskGroup() as group:
                 for name, work in tasks.items():
@@ -318,6 +323,15 @@ class Appliance:
         )
         self._http_socket = http_socket
         self._web = http_server(web, settings=settings, tls=identity.certificates if settings.http_use_tls else None)
+
+    def _watchdog(self, notifier: Notifier) -> Watchdog:
+        return Watchdog(
+            notifier=notifier,
+            database=self.database,
+            listener=self.broker.listener,
+            odoo=self.odoo,
+            health=self.health,
+        )
 
     # --- joining ---------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import uvloop
 
 from appliance import __version__
 from appliance.app import Appliance
+from appliance.notify import Notifier
 from appliance.settings import Settings
 
 log = logging.getLogger("appliance")
@@ -26,10 +27,16 @@ def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = 
 
 
 async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | None) -> int:
-    appliance = Appliance(settings)
+    notifier = Notifier()
+    appliance = Appliance(settings, notifier=notifier)
+
+    def stop() -> None:
+        notifier.tell("STOPPING=1", "STATUS=stopping")
+        appliance.stop()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, appliance.stop)
+        loop.add_signal_handler(number, stop)
     async with appliance.started():
         ports = appliance.ports
         log.info(
@@ -47,6 +54,7 @@ async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | Non
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
+        notifier.tell("READY=1")
         if on_ready is not None:
             on_ready(appliance)
         await appliance.run()

@@ -43,17 +43,18 @@ FLOORS = {
     "http_door": {"services"},
     "socket_door": {"http_door"},
     "http_server": {"broker", "certificates", "settings", "socket_door"},
+    "notify": set(),
     "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
     "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
     "parts": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
-        *("settings", "identity", "enrolment"),
+        *("settings", "identity", "enrolment", "notify"),
     },
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
-        *("settings", "identity", "enrolment", "http_server"),
+        *("settings", "identity", "enrolment", "http_server", "notify"),
     },
-    "process": {"settings", "app"},
+    "process": {"settings", "app", "notify"},
     "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process"},
     "__main__": {"cli"},
 }

@@ -100,6 +100,7 @@ class Listener:
         self._quiet = Quiet(clock=clock)
         self.unacked_bytes = 0
         """Payloads that wait for their commit; kept by the sessions."""
+        self._swept_at = self.time()
         self.accepted = 0
         """Connections accepted since the start, for metrics."""
 
@@ -115,6 +116,7 @@ class Listener:
             await asyncio.sleep(SWEEP_S)
             try:
                 self.sweep()
+                self._swept_at = self.time()
             except Exception:
                 # a fault of ours with one client must not end all others
                 log.exception("a connection could not be ended as it should")
@@ -128,6 +130,13 @@ class Listener:
         for connection in list(self._closing):
             connection.cut()
         await self._doors.wait_closed()
+
+    def stuck(self, round_s: float) -> str | None:
+        """Whether the round has not come by for so long, or a door does not open for who has waited since the last
+        time this was asked."""
+        if self.time() - self._swept_at > round_s:
+            return f"the listener's round has not come by for {self.time() - self._swept_at:.0f} s"
+        return self._doors.shut()
 
     def sweep(self) -> None:
         """See :meth:`run`."""

@@ -53,6 +53,8 @@ class TlsDoor:
         self._most_handshakes = most_handshakes
         self._most_waiting = most_waiting
         self._loop = asyncio.get_running_loop()
+        self.accepted = 0
+        """Sockets, since the start."""
         self._waiting: deque[socket.socket] = deque()
         self._handshakes: OrderedDict[asyncio.Task[None], float] = OrderedDict()
         self._rest: asyncio.TimerHandle | None = None
@@ -99,6 +101,7 @@ class TlsDoor:
                 self._loop.remove_reader(self.socket)
                 self._rest = self._loop.call_later(REST_S, self._loop.add_reader, self.socket, self._accept)
                 break
+            self.accepted += 1
             client.setblocking(False)
             if len(self._waiting) >= self._most_waiting:
                 client.close()

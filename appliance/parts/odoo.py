@@ -29,6 +29,9 @@ from appliance.uplink.state import UplinkState
 from appliance.uplink.sync import NOT_ASKED, Sync
 from appliance.uplink.sync_request import GatewayReport
 
+STEP_S = 120.0
+"""What a step of pump or sync may take besides its request: a slow card may take its time."""
+
 
 async def begin(database: Database, access: OdooAccess | None) -> Standing:
     """Note this start of the process, before anything of it is stored."""
@@ -114,6 +117,14 @@ class OdooLink:
     def tasks(self) -> Mapping[str, Coroutine[Any, Any, object]]:
         """What must run, by name."""
         return {"uplink": self.pump.run(), "sync": self.sync.run()}
+
+    def stuck(self) -> str | None:
+        """What is in the same step for longer than any step can take; Odoo being away is none: then both sleep."""
+        longest_s = self.client.longest_s + STEP_S
+        for name, progress in (("the pump", self.pump.progress), ("sync", self.sync.progress)):
+            if progress.in_step_s > longest_s:
+                return f"{name} has been at the same step for {progress.in_step_s:.0f} s"
+        return None
 
     def state(self) -> UplinkState:
         """How it stands with Odoo, as messages and ``sync`` have shown."""

@@ -76,7 +76,8 @@ class OdooClient:
         self.breaker = breaker or Breaker(clock=self._clock)
         self.gate: Gate | None = None
         """Set by who finds out whether this is the right Odoo: configuration requests claim tokens there."""
-        self._total_s = timeouts.total_s
+        self.longest_s = timeouts.total_s
+        """No request takes longer, in seconds."""
         self._max_answer_bytes = max_answer_bytes
         self._http = httpx.AsyncClient(
             base_url=base_url.rstrip("/"),
@@ -165,7 +166,7 @@ class OdooClient:
     async def _post(self, path: str, body: bytes, within_s: float | None = None) -> Answer:
         try:
             async with (
-                asyncio.timeout(within_s or self._total_s),
+                asyncio.timeout(within_s or self.longest_s),
                 self._http.stream("POST", path, content=body) as response,
             ):
                 content = await self._read(response)

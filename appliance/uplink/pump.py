@@ -30,6 +30,7 @@ from appliance.uplink.barrier import Barrier
 from appliance.uplink.client import OdooClient
 from appliance.uplink.drain import DrainEstimate
 from appliance.uplink.lanes import Lane
+from appliance.uplink.progress import Progress
 from appliance.uplink.retry import Backoff
 from appliance.uplink.schedule import Schedule
 from appliance.uplink.sizes import BatchSize
@@ -96,6 +97,7 @@ class Pump:
         self._clock = clock = clock or Clock()
         self._limits = limits = limits or PumpLimits()
         self._sleep = sleep
+        self.progress = Progress(clock)
         self._barrier = Barrier(breaker=client.breaker, clock=clock, sleep=sleep)
         backoff = Backoff(random=random, base_s=limits.backoff_base_s, cap_s=limits.backoff_cap_s)
         self._schedule = Schedule(buffer=buffer, clock=clock, backoff=backoff, gather_s=limits.gather_s)
@@ -150,12 +152,13 @@ class Pump:
     async def run(self) -> None:
         """Send until cancelled."""
         while True:
+            self.progress.step()
             self._barrier.listen()
             if self._lost is not None:
                 await self._resend(*self._lost)
             closed_s = self._barrier.closed_s()
             if closed_s > 0:
-                await self._barrier.nap(closed_s)
+                await self._nap(closed_s)
                 continue
             self._schedule.refresh()
             newest = self._buffer.backlog().last_seq
@@ -164,10 +167,14 @@ class Pump:
                 async with self._buffer.in_flight:
                     await self._step(turn.lane)
             elif turn.wait_s is not None and turn.wait_s <= self._limits.gather_s:
-                await self._barrier.nap(turn.wait_s)
+                await self._nap(turn.wait_s)
             else:
                 wait_s = math.inf if turn.wait_s is None else turn.wait_s
-                await self._barrier.nap(wait_s, news=partial(self._buffer.wait_for_messages, newest))
+                await self._nap(wait_s, news=partial(self._buffer.wait_for_messages, newest))
+
+    async def _nap(self, seconds: float, *, news: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.progress.sleep()
+        await self._barrier.nap(seconds, news=news)
 
     async def _step(self, lane: Lane) -> None:
         if self._schedule.refresh() or self._barrier.held is not None:
@@ -276,6 +283,7 @@ class Pump:
                 break
             except StoreUnavailableError as error:
                 self._journal.trouble(f"the store cannot be written: {error}")
+                self.progress.step()
                 await self._sleep(STORE_RETRY_S)
         self._suspects.forget([*done, *(rejection.seq for rejection in parked)])
         self._journal.settled(len(done), parked)

@@ -40,6 +40,7 @@ from appliance.uplink.client import OdooClient
 from appliance.uplink.compare import forgotten_from, forked_at, taken_over_from
 from appliance.uplink.fetched import FetchedWork
 from appliance.uplink.gate import Gate
+from appliance.uplink.progress import Progress
 from appliance.uplink.retry import Backoff
 from appliance.uplink.sync_request import GatewayReport, sync_request
 from appliance.uplink.sync_state import SyncJournal, SyncState
@@ -123,6 +124,7 @@ class Sync:
         self._clock = clock or Clock()
         self._random = random or SystemRandom()
         self._times = times or SyncTimes()
+        self.progress = Progress(self._clock)
         self._sleep = sleep
         self._backoff = Backoff(random=self._random, cap_s=self._times.probe_cap_s)
         self._journal = SyncJournal(clock=self._clock)
@@ -164,7 +166,10 @@ class Sync:
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
-            await self._pause(await self.once())
+            self.progress.step()
+            wait_s = await self.once()
+            self.progress.sleep()
+            await self._pause(wait_s)
 
     async def once(self) -> float:
         """Ask once; how long to wait then, in seconds."""
