@@ -12,7 +12,7 @@ class IiotDevice(models.Model):
     _check_company_auto = True
 
     name = fields.Char(required=True, tracking=True)
-    state_id = fields.Many2one("iiot.device.state", required=True, ondelete="cascade", copy=False)
+    state_id = fields.Many2one("iiot.device.state", "Live State", required=True, ondelete="cascade", copy=False)
     company_id = fields.Many2one("res.company", required=True, index=True, default=lambda self: self.env.company)
     serial_number = fields.Char(required=True, copy=False, index=True, tracking=True)
     device_id = fields.Char("Device ID", required=True, copy=False, index=True, tracking=True, help="Its name on MQTT.")
