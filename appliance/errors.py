@@ -3,6 +3,8 @@
 ApplianceError
 ├── SettingsError                 settings that cannot be used
 ├── DataFolderError               a file of the data folder cannot be read, written or used
+├── SealError                     what is encrypted cannot be decrypted
+├── BackupError                   a backup cannot be made, read or put back
 ├── StoreError
 │   ├── StoreLockedError          another process has the data folder
 │   ├── StoreUnavailableError     nothing can be committed now (disk full, medium fails)
@@ -57,6 +59,14 @@ class SettingsError(ApplianceError):
 
 class DataFolderError(ApplianceError):
     """A file of the data folder, other than the database, cannot be read, written or used."""
+
+
+class SealError(ApplianceError):
+    """Not encrypted by us, damaged, or with another passphrase; the text says which as far as that can be known."""
+
+
+class BackupError(ApplianceError):
+    """A backup cannot be made, or cannot be put back; the text says why, and what to do."""
 
 
 class StoreError(ApplianceError):

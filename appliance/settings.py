@@ -135,6 +135,9 @@ class Settings(BaseSettings):
 
     iiot_advertised_host: Host | None = Field(None, description="what devices are told to connect to; empty: host name")
     iiot_data_dir: Path = Field(default_factory=_default_data_dir, description="data folder")
+    iiot_backup_passphrase: SecretStr | None = Field(
+        None, description="passphrase that backups are encrypted with; empty: they are not"
+    )
     iiot_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important log line")
     iiot_buffer_quota_mb: int = Field(4096, ge=16, le=1 << 20, description="largest size of the buffer file, in MiB")
     iiot_history_hours: float = Field(24.0, ge=0, le=8760, description="how long what Odoo has is kept, in hours")

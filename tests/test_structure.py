@@ -39,6 +39,8 @@ FLOORS = {
     "secret_files": {"errors"},
     "certificates": {"errors", "authority"},
     "authority": {"errors", "secret_files", "certificates"},
+    "sealing": {"errors"},
+    "backup": {"contract", "errors", "store", "settings", "sealing", "secret_files", "backup"},
     "addresses": set(),
     "http_door": {"services"},
     "socket_door": {"http_door"},
@@ -55,14 +57,16 @@ FLOORS = {
         *("settings", "identity", "enrolment", "http_server", "notify"),
     },
     "process": {"settings", "app", "notify"},
-    "cli": {"contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process"},
+    "cli": {
+        *("contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process", "backup"),
+    },
     "__main__": {"cli"},
 }
 """What each part of ``appliance/`` may import from it."""
 
 HOMES = {
     "amqtt": {"broker"},
-    "cryptography": {"authority"},
+    "cryptography": {"authority", "sealing"},
     "httpx": {"uplink", "cli"},
     "jinja2": {"services", "web"},
     "markupsafe": {"services"},  # comes with jinja2
@@ -257,7 +261,7 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "enrolment.py", "identity.py", "parts/odoo.py", "parts/updates.py", "cli/running.py")
+        for file in ("app.py", "enrolment.py", "identity.py", "parts/odoo.py", "parts/updates.py", "cli/running.py", "cli/backup.py")
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

@@ -114,13 +114,18 @@ class Box:
         fail(Exit.NOT_RUNNING, f"the appliance is not running: nothing listens on port {port}")
 
 
+def read_settings(env_file: Path | None) -> Settings:
+    """The settings, or the end of the command."""
+    findings = read(env_file)
+    if findings.settings is None:
+        fail(Exit.SETTINGS, *findings.problems, *findings.unknown)
+    return findings.settings
+
+
 @contextmanager
 def connected(env_file: Path | None) -> Iterator[Box]:
     """The appliance of these settings. Reads its key and its authority, and makes neither."""
-    findings = read(env_file)
-    settings = findings.settings
-    if settings is None:
-        fail(Exit.SETTINGS, *findings.problems, *findings.unknown)
+    settings = read_settings(env_file)
     if settings.port == 0:
         fail(Exit.SETTINGS, "PORT is 0: nobody knows which port the appliance has chosen")
     key = own_key(settings)

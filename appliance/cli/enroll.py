@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import stat
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from appliance.addresses import own_names
 from appliance.cli.api_keys import PATH as KEYS_PATH
-from appliance.cli.box import Box, connected
+from appliance.cli.box import Box, connected, read_settings
 from appliance.cli.exits import Exit, fail
 from appliance.cli.output import AsJson, EnvFile, print_json
+from appliance.cli.ownership import give_to_owner
 from appliance.errors import DataFolderError, OdooError, SettingsError
-from appliance.settings import Settings, read
+from appliance.settings import Settings
 
 KEY_NAME = "odoo"
 _OURS = re.compile(rf"{KEY_NAME}(-\d+)?")
@@ -49,7 +47,7 @@ def enroll(
 
     with ExitStack() as stack:
         box = None if no_api_key else stack.enter_context(connected(env_file))
-        settings = _settings(env_file) if box is None else box.settings
+        settings = read_settings(env_file) if box is None else box.settings
         key = None if box is None else _new_key(box)
         try:
             done = asyncio.run(
@@ -69,7 +67,7 @@ def enroll(
             raise
         finally:
             if settings.iiot_data_dir.is_dir():
-                _give_to_owner(settings.iiot_data_dir)
+                give_to_owner(settings.iiot_data_dir)
         if box is not None and key is not None:
             _end_earlier(box, key["id"])
     if as_json:
@@ -86,31 +84,6 @@ def enroll(
     typer.echo(f"Odoo at {done.base_url} knows this appliance. Restart the appliance, and it begins.")
     if done.overruled:
         typer.echo("caution: ODOO_BASE_URL and ODOO_API_KEY are set to something else, and go first: remove them")
-
-
-def _settings(env_file: Path | None) -> Settings:
-    findings = read(env_file)
-    if findings.settings is None:
-        fail(Exit.SETTINGS, *findings.problems, *findings.unknown)
-    return findings.settings
-
-
-def _give_to_owner(folder: Path) -> None:
-    """What root has made here the service could not read: it belongs to whom the data folder belongs."""
-    owner = folder.stat()
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        return
-    for path in (*folder.iterdir(), *folder.glob("tls/*"), folder / "tls"):
-        with suppress(OSError):  # it is gone, or a link, and none of ours
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                found = os.fstat(descriptor)
-                # another name of a file elsewhere is not ours to give away
-                ours = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
-                if found.st_uid == 0 and ours:
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            finally:
-                os.close(descriptor)
 
 
 def _new_key(box: Box) -> dict[str, str]:

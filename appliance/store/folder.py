@@ -19,6 +19,10 @@ from appliance.errors import StoreLockedError, StoreUnavailableError
 FILE_NAME = "appliance.db"
 NEW_FILE_BYTES = 64 << 10
 """A database file no larger may be one whose making failed; what grows beyond is always written by way of the log."""
+RESTORE_MARK = "restore-unfinished"
+"""While it stands, the folder holds a part of a backup only (:mod:`appliance.backup.restoring`)."""
+VOLATILE = frozenset({"lock", "ballast", "sync-failed", RESTORE_MARK})
+"""What belongs to this place and moment, not to the appliance."""
 _COPIED_BYTES = 1 << 20
 BALLAST_BYTES = 24 << 20
 """More than the log may hold: it must be possible to write all of it into the file, or nothing can ever be deleted."""
@@ -37,8 +41,11 @@ class DataFolder:
         self._ballast = path / "ballast"
         self._lock_file: int | None = None
 
-    def lock(self) -> None:
-        """:class:`StoreLockedError` if another process has it, :class:`StoreUnavailableError` if it cannot be used."""
+    def lock(self, *, restoring: bool = False) -> None:
+        """:class:`StoreLockedError` if another process has it, :class:`StoreUnavailableError` if it cannot be used.
+
+        ``restoring``: also where a restore was cut off, which is to be done again.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock_file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -50,6 +57,11 @@ class DataFolder:
             os.close(lock_file)
             raise StoreLockedError(f"another appliance already works on the data folder {self.path}") from None
         self._lock_file = lock_file
+        if not restoring and (self.path / RESTORE_MARK).exists():
+            self.unlock()
+            raise StoreUnavailableError(
+                f"a backup was being put back into {self.path} and that was cut off: run iiot-appliance restore again"
+            )
 
     def unlock(self) -> None:
         """Another process may have it now."""

@@ -1,0 +1,1 @@
+"""Backups of the whole appliance: making, checking and putting back."""
