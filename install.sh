@@ -12,6 +12,7 @@
 # Variables that it reads:
 #   PYTHON         Python to build .venv with, 3.11 or later (default: python3, else python3.13, 3.12, 3.11)
 #   TEST_WORKERS   how many tests run at a time (default: auto, one for each processor)
+#   TEST_ODOO_..., TEST_CACHE   which Odoo the tests run on, and where it is kept: see tests/odoo/README.md
 #   PIP_...        pip's own variables and configuration files hold as everywhere, such as an index of your own
 #
 # Exit status: 0 good, 1 failed, 2 wrong usage or not built yet.
@@ -83,6 +84,36 @@ ensure_test_tools() {
     say "Some tests will be skipped. To run them, install: ${missing[*]}"
 }
 
+# The real Odoo of the tests keeps its data in PostgreSQL, which the tests start themselves: the cluster that Debian's
+# package would make and start here is not wanted.
+ensure_postgresql() {
+  has initdb || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null && return
+  local no_cluster=/etc/postgresql-common/createcluster.d/iiot-appliance-tests.conf
+  if [ "$(id -u)" -eq 0 ]; then
+    mkdir -p "${no_cluster%/*}"
+    echo "create_main_cluster = false" >"$no_cluster"
+  fi
+  install_packages postgresql ||
+    say "The tests on a real Odoo will be skipped. To run them, install: postgresql"
+  rm -f "$no_cluster"
+}
+
+# Gets Odoo, unless the arguments name other tests only. Without it those tests are skipped, or fail where CI is set.
+ensure_odoo() {
+  local argument named=no
+  for argument in "$@"; do
+    case $argument in
+      --co | --collect-only) return ;;
+      -*) ;;
+      tests | tests/ | */tests | tests/odoo* | */tests/odoo*) named=odoo && break ;;
+      *) [ ! -e "${argument%%::*}" ] || named=other ;;
+    esac
+  done
+  [ "$named" != other ] || return 0
+  ensure_postgresql
+  "$VENV/bin/python" -m tests.odoo.prepare || say "The tests on this Odoo will be skipped."
+}
+
 # Debian's promtool judges /metrics. It comes with the whole Prometheus server, which would start a service here: so it is
 # taken out of the package, which is not installed.
 ensure_promtool() {
@@ -145,6 +176,7 @@ run_tests() {
   ensure_promtool
   export PATH="$PATH:$VENV/bin"
   cd "$ROOT"
+  ensure_odoo "$@"
   "$VENV/bin/ruff" check .
   "$VENV/bin/ruff" format --check .
   "$VENV/bin/mypy"

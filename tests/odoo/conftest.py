@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.odoo.cluster import Cluster, running_cluster
+from tests.odoo.cluster import Cluster, ClusterError, programs, running_cluster
 from tests.odoo.databases import new_database
 from tests.odoo.releases import MAJORS, NoOdooError, Odoo, find
 
@@ -20,8 +20,9 @@ def odoo_or_skip(major: int) -> Odoo:
     tried where a source tree is given.
     """
     try:
+        programs()
         return find(major)
-    except NoOdooError as error:
+    except (NoOdooError, ClusterError) as error:
         if os.environ.get("CI") and (major == 19 or os.environ.get(f"TEST_ODOO_{major}")):
             pytest.fail(f"no Odoo {major}: {error}")
         pytest.skip(f"no Odoo {major}: {error}")

@@ -1,15 +1,20 @@
-"""``python -m tests.odoo.prepare [19] [17]``: gets those Odoos and makes their template databases, once."""
+"""
+``python -m tests.odoo.prepare [19] [17]``: gets those Odoos and makes their template databases, once.
+
+Without arguments: 19, and 17 where ``TEST_ODOO_17`` names its source.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
 from tests.odoo.cache import cache_folder, say
 from tests.odoo.cluster import ClusterError, running_cluster
 from tests.odoo.databases import DatabaseError, base_template
-from tests.odoo.releases import MAJORS, NoOdooError, find
+from tests.odoo.releases import NoOdooError, find
 
 
 def prepare(major: int) -> str:
@@ -25,9 +30,10 @@ def prepare(major: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.odoo.prepare", description=__doc__)
-    parser.add_argument("versions", nargs="*", type=int, choices=MAJORS, default=[19])
+    parser.add_argument("versions", nargs="*", type=int, help="19, 17")
+    asked = parser.parse_args().versions
     missing = 0
-    for major in parser.parse_args().versions:
+    for major in asked or [19, *([17] if os.environ.get("TEST_ODOO_17") else [])]:
         began_at = time.monotonic()
         try:
             revision = prepare(major)
