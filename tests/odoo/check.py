@@ -13,6 +13,11 @@ from tests.odoo.databases import ADDON, kept_database, kept_database_name
 from tests.odoo.releases import NoOdooError, find
 
 
+def distinct(problems: list[str]) -> list[str]:
+    """Without those that end like an earlier one: Odoo tells an error at each level that it passes."""
+    return list({problem.splitlines()[-1]: problem for problem in reversed(problems)}.values())[::-1]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.odoo.check", description=__doc__)
     parser.add_argument("version", type=int, choices=(19, 17))
@@ -31,7 +36,7 @@ def main() -> int:
         with held(name, note="Another check of this checkout is running; waiting for it"):
             kept_database(odoo, cluster, name, fresh=arguments.fresh)
             outcome = run_addon_tests(odoo, cluster, name, arguments.tags)
-    for problem in outcome.problems:
+    for problem in distinct(outcome.problems):
         shown = problem if arguments.verbose or not problem.startswith("WARNING") else problem.splitlines()[0]
         print(shown)
     verdict = "passed" if outcome.good else "FAILED" if outcome.tests else "FAILED: no test ran"

@@ -26,6 +26,20 @@ class ServerError(Exception):
     """Odoo ended or does not answer; the message has the end of its log."""
 
 
+def living_processes(group: int) -> list[int]:
+    """The processes of a group, its leader first."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, _, its_group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            except (OSError, ValueError):
+                continue  # it has ended meanwhile
+            if int(its_group) == group and state not in "ZX":
+                found.append(int(folder.name))
+    return sorted(found, key=lambda pid: pid != group)
+
+
 class OdooServer:
     """
     Odoo on one database, at a port of its own on the loopback address; a context manager.
@@ -103,19 +117,8 @@ class OdooServer:
             return False
 
     def pids(self) -> list[int]:
-        """All its processes, the master first: for measuring. Empty when it does not run."""
-        if self.process is None:
-            return []
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    group = int((folder / "stat").read_text().rpartition(")")[2].split()[2])
-                except (OSError, IndexError):
-                    continue  # it has ended meanwhile
-                if group == self.process.pid:
-                    found.append(int(folder.name))
-        return sorted(found, key=lambda pid: pid != self.process.pid)
+        """All its processes, the master first: for measuring. Empty when it does not run; zombies do not count."""
+        return [] if self.process is None else living_processes(self.process.pid)
 
     def stop(self, timeout_s: float = 30) -> None:
         """Lets Odoo end in order, and kills what has not ended by then."""
@@ -129,9 +132,13 @@ class OdooServer:
         """``kill -9`` for all its processes at once."""
         if self.process is None:
             return
+        group = self.process.pid
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(group, signal.SIGKILL)
         self.process.wait()
+        deadline = time.monotonic() + 10
+        while living_processes(group) and time.monotonic() < deadline:  # workers are not our children
+            time.sleep(0.01)
         self.process = None
         atexit.unregister(self.kill)
 

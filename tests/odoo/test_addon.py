@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.odoo.addon_tests import run_addon_tests
+from tests.odoo.cache import say
 from tests.odoo.cluster import Cluster
 from tests.odoo.releases import Odoo
 
@@ -14,6 +15,6 @@ def test_the_tests_of_the_addon_pass_inside_odoo(
 ) -> None:
     outcome = run_addon_tests(odoo, cluster, database)
     with capsys.disabled():
-        print(f"\nOdoo {odoo.revision}: {outcome.tests} tests of the add-on, {outcome.failed} failed")
+        say(f"\nOdoo {odoo.revision}: {outcome.tests} tests of the add-on, {outcome.failed} failed")
     bad = [problem for problem in outcome.problems if not problem.startswith("WARNING")]
     assert outcome.good, f"{outcome.log}\n" + "\n".join(bad or [f"{outcome.tests} tests ran"])

@@ -11,7 +11,7 @@ import pytest
 from tests.odoo.cluster import Cluster
 from tests.odoo.databases import exists, filestore, new_database
 from tests.odoo.releases import Odoo
-from tests.odoo.server import LOGIN, PASSWORD, OdooServer, ServerError
+from tests.odoo.server import LOGIN, PASSWORD, OdooServer, ServerError, living_processes
 
 
 def log_in(server: OdooServer) -> int:
@@ -34,7 +34,7 @@ def test_a_server_that_was_killed_comes_back_at_its_address_with_its_data(
         pids = server.pids()
         server.kill()
         assert not server.answers(timeout_s=1)
-        assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+        assert living_processes(pids[0]) == []
         server.start()
         assert (server.url, log_in(server)) == (url, user)
     assert user > 0
