@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
 
 from appliance.errors import StoreFormatError, StoreUnavailableError
-from appliance.store.schema import APPLICATION_ID, migrate, unknown_migrations
+from appliance.store.schema import APPLICATION_ID, migrate, only_adds, unknown_migrations
+
+log = logging.getLogger(__name__)
 
 PAGE_BYTES = 4096
 _LEAST_PAGES = 256
@@ -88,7 +91,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, quota_pages: int) -> st
     if application != APPLICATION_ID and (application or tables):
         raise StoreFormatError(f"{path} belongs to another program")
     newer = unknown_migrations(connection)
-    if newer:
+    if newer and only_adds(connection):
+        log.warning("the database has additions of a newer version, which stay as they are: %s", ", ".join(newer))
+    elif newer:
         raise StoreFormatError(f"{path} was written by a newer version (it has {', '.join(newer)})")
     for name, wanted in _PRAGMAS.items():
         connection.execute(f"PRAGMA {name} = {wanted}").fetchall()

@@ -1,6 +1,10 @@
 """Tables of the database file and their migrations.
 
 A migration that has been released is never edited; a change of the schema is a new one below it.
+
+Going back to the version before must lose nothing, so it goes on with the very file that the newer one has changed: a
+migration adds (tables, indexes, columns that are NULL or have a default) and what was there keeps its meaning. What has
+become useless is removed a version later at the earliest, by a migration that :data:`NEEDS` then names.
 """
 
 from __future__ import annotations
@@ -13,6 +17,9 @@ from sqlite_utils import Migrations
 
 APPLICATION_ID = 0x49496F54  # "IIoT", so that `file` and we ourselves recognise the database
 migrations = Migrations("appliance")
+NEEDS = "m008_updates"
+"""The last migration that is more than an addition: a version that does not know it must not touch the file."""
+_NEEDS_KEY = "needs"
 
 
 @migrations()
@@ -124,12 +131,30 @@ def m008_updates(tables: Tables) -> None:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the file to this version's schema; each migration is one transaction."""
     migrations.apply(Tables(connection))
+    if not unknown_migrations(connection) and _needs(connection) != NEEDS:
+        connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (_NEEDS_KEY, NEEDS))
+
+
+def knows(migration: str) -> bool:
+    """Whether this version has the migration: then it can go on with a file that needs it."""
+    return any(migration == known.name for known in migrations._migrations)
 
 
 def unknown_migrations(connection: sqlite3.Connection) -> list[str]:
     """Migrations in the file that this version does not know: the file is from a newer one."""
-    known = {migration.name for migration in migrations._migrations}
-    return [migration.name for migration in migrations.applied(Tables(connection)) if migration.name not in known]
+    applied = migrations.applied(Tables(connection))
+    return [migration.name for migration in applied if not knows(migration.name)]
+
+
+def only_adds(connection: sqlite3.Connection) -> bool:
+    """Whether the newer version that wrote the file says that an older one may go on with it."""
+    needs = _needs(connection)
+    return needs is not None and knows(needs)
+
+
+def _needs(connection: sqlite3.Connection) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE key = ?", (_NEEDS_KEY,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 _FIRST_SCHEMA = """

@@ -57,14 +57,50 @@ async def test_a_file_of_a_program_that_does_not_sign_its_files_is_refused_too(t
     await refused(tmp_path, "another program")
 
 
-async def test_a_file_from_a_newer_version_is_refused_and_left_alone(open_again: OpenStore, tmp_path: Path) -> None:
+FUTURE = "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('appliance', 'm999_future', 'now')"
+
+
+@pytest.mark.parametrize(
+    "says", ["UPDATE meta SET value = 'm999_future' WHERE key = 'needs'", "DELETE FROM meta WHERE key = 'needs'"]
+)
+async def test_a_file_that_needs_a_newer_version_is_refused_and_left_alone(
+    open_again: OpenStore, tmp_path: Path, says: str
+) -> None:
     store = await open_again()
+    await store.close()
+    make(store.database.path, FUTURE, says)
+    await refused(tmp_path / "data", "newer version.*m999_future")
+
+
+async def test_what_a_newer_version_has_only_added_stays_and_nothing_that_it_took_is_lost(
+    open_again: OpenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = await open_again()
+    await store.add(1)
     await store.close()
     make(
         store.database.path,
-        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('appliance', 'm999_future', 'now')",
+        FUTURE,
+        "CREATE TABLE later (x INTEGER)",
+        "ALTER TABLE devices ADD COLUMN later TEXT",
+        "INSERT INTO later VALUES (7)",
     )
-    await refused(tmp_path / "data", "newer version.*m999_future")
+    store = await open_again()
+    assert store.buffer.backlog().waiting == 1
+    await store.add(2)
+    await store.close()
+    assert "additions of a newer version, which stay as they are: m999_future" in caplog.text
+    with sqlite3.connect(store.database.path) as connection:
+        assert connection.execute("SELECT x FROM later").fetchall() == [(7,)]
+        # the newer version is not told that its migration has yet to be made, nor that less is needed than it said
+        assert schema.unknown_migrations(connection) == ["m999_future"]
+        assert connection.execute("SELECT value FROM meta WHERE key = 'needs'").fetchone() == (schema.NEEDS,)
+    connection.close()
+
+
+def test_what_is_needed_is_a_migration_that_there_is() -> None:
+    assert schema.knows(schema.NEEDS)
+    assert not schema.knows("m999_future")
 
 
 async def test_migrations_of_another_set_in_the_same_file_do_not_matter(open_again: OpenStore) -> None:
