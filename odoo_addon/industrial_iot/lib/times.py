@@ -32,3 +32,8 @@ def rfc3339(moment: datetime) -> str:
 def usable_time(at: datetime, received_at: datetime) -> datetime:
     """The time by which a reading counts: its own, unless that is too far ahead of its arrival."""
     return received_at if at > received_at + AHEAD_TOLERANCE else at
+
+
+def utc_now() -> datetime:
+    """Now, as Odoo keeps times: naive UTC."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)

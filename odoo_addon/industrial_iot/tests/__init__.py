@@ -1,1 +1,1 @@
-from . import test_lib, test_manifest
+from . import test_lib, test_manifest, test_telemetry
