@@ -7,11 +7,15 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
+UNUSED_S = 30 * 86_400
+"""What nobody has used for so long makes room when its like is made."""
 
 
 def cache_folder() -> Path:
@@ -44,6 +48,25 @@ def files_hash(*folders: Path) -> str:
     return short_hash(parts)
 
 
+def lock_file(name: str) -> Path:
+    return cache_folder() / "locks" / name
+
+
+def is_open_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def unused(path: Path) -> bool:
+    """Whether a lock or folder that is touched by each use has not been for a month."""
+    try:
+        return time.time() - path.stat().st_mtime > UNUSED_S
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def held(name: str, *, shared: bool = False, wait: bool = True, note: str = "") -> Iterator[bool]:
     """
@@ -52,29 +75,35 @@ def held(name: str, *, shared: bool = False, wait: bool = True, note: str = "") 
     The kernel lets go of it when this process ends, however it ends. `note` is said when somebody else must be waited
     for.
     """
-    folder = cache_folder() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    with (folder / name).open("a") as file:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                yield False
+    path = lock_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as file:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not wait:
+                    yield False
+                    return
+                if note:
+                    say(note)
+                fcntl.flock(file, kind)
+            if is_open_at(path, file):  # otherwise what it stood for was removed while we waited
+                os.utime(path)
+                yield True
                 return
-            if note:
-                say(note)
-            fcntl.flock(file, kind)
-        yield True
 
 
 def make(target: Path, build: Callable[[Path], None]) -> Path:
     """
     Lets `build` fill a folder beside `target` and renames it when it is whole, unless `target` is there already.
 
-    What an interrupted run left behind is thrown away; two runs at once make it once.
+    What an interrupted run left behind is thrown away; two runs at once make it once. Others with the same name but for
+    the part after the last dash are thrown away when they have not been used for long.
     """
     if target.exists():
+        os.utime(target)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with held(f"make-{target.name}", note=f"Another run is making {target.name}; waiting for it"):
@@ -84,4 +113,8 @@ def make(target: Path, build: Callable[[Path], None]) -> Path:
             part.mkdir()
             build(part)
             part.rename(target)
+            for old in target.parent.glob(f"{target.name.rpartition('-')[0]}-*"):
+                if unused(old):
+                    shutil.rmtree(old, ignore_errors=True)
+    os.utime(target)
     return target

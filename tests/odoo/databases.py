@@ -7,6 +7,7 @@ state of the add-on's files. A copy takes about a second.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.odoo.cache import ROOT, cache_folder, files_hash, held, say, short_hash
+from tests.odoo.cache import ROOT, cache_folder, files_hash, held, lock_file, say, short_hash, unused
 from tests.odoo.cluster import Cluster, free_port
 from tests.odoo.releases import Odoo
 
@@ -25,6 +26,7 @@ ADDON = "industrial_iot"
 ADDONS = (ROOT / "odoo_addon",)
 KEPT_TEMPLATES = 4
 """How many states of the add-on keep their template, for each Odoo."""
+KEPT_LOGS = 200
 
 WARM_UP = "env['ir.qweb']._pregenerate_assets_bundles(); env.cr.commit()\n"
 """What browsers load, made once in the template: it takes about a minute."""
@@ -154,16 +156,24 @@ def addon_template(odoo: Odoo, cluster: Cluster) -> str:
 
 
 def prune(odoo: Odoo, cluster: Cluster) -> None:
-    """Drops the oldest templates of the add-on, and databases of tests whose run has ended without dropping them."""
+    """
+    Drops the oldest templates of the add-on, databases of tests whose run has ended without dropping them, and all
+    that nobody has used for long; and the logs of databases that are gone, after a while.
+    """
     rows = cluster.sql("SELECT datname FROM pg_database ORDER BY oid DESC")
     names = [name for (name,) in rows]
     templates = [name for name in names if re.fullmatch(rf"addon_{odoo.major}_[0-9a-f]{{12}}", name)]
     left = [name for name in names if name.startswith(f"test_{odoo.major}_")]
-    for name in templates[KEPT_TEMPLATES:] + left:
+    old = [name for name in names if f"_{odoo.major}_" in name and unused(lock_file(name))]
+    for name in dict.fromkeys(templates[KEPT_TEMPLATES:] + left + old):
         with held(name, wait=False) as free:
             if free:
                 drop(odoo, cluster, name)
-                (cache_folder() / "locks" / name).unlink(missing_ok=True)
+                lock_file(name).unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # another run clears them away too
+        logs = sorted((cache_folder() / "logs").glob("*.log"), key=lambda log: log.stat().st_mtime, reverse=True)
+        for log in logs[KEPT_LOGS:]:
+            log.unlink()
 
 
 @contextmanager
@@ -178,7 +188,7 @@ def new_database(odoo: Odoo, cluster: Cluster, *, addon: bool = True) -> Iterato
             yield name
         finally:
             drop(odoo, cluster, name)
-            (cache_folder() / "locks" / name).unlink(missing_ok=True)
+            lock_file(name).unlink(missing_ok=True)
 
 
 def kept_database_name(odoo: Odoo, purpose: str, place: Path = ROOT) -> str:
@@ -192,6 +202,7 @@ def kept_database(odoo: Odoo, cluster: Cluster, name: str, *, fresh: bool = Fals
     if fresh:
         drop(odoo, cluster, name)
     if not exists(cluster, name):
+        prune(odoo, cluster)
         template = base_template(odoo, cluster)
         with held(template, shared=True):
             copy(odoo, cluster, template, name)

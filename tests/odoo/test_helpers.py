@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.odoo.addon_tests import read_outcome
-from tests.odoo.cache import cache_folder, files_hash, held, make
+from tests.odoo.cache import cache_folder, files_hash, held, lock_file, make
 from tests.odoo.releases import NoOdooError, find, requirements
 
 HEAD = "2026-01-01 00:00:00,000 17"
@@ -48,6 +50,33 @@ def test_a_lock_is_shared_by_those_who_share_it_and_refused_to_the_one_who_wants
             assert not alone
     with held("x", wait=False) as alone:
         assert alone
+
+
+def test_a_lock_whose_file_was_removed_while_one_waited_is_taken_on_the_new_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = threading.Event()
+    monkeypatch.setattr("tests.odoo.cache.say", lambda text: said.set())
+
+    def wait_for_it() -> bool:
+        with held("x", note="waiting"), held("x", wait=False) as again:
+            return again
+
+    with ThreadPoolExecutor(1) as pool:
+        with held("x"):
+            waiting = pool.submit(wait_for_it)
+            assert said.wait(10)
+            lock_file("x").unlink()
+        assert waiting.result(timeout=10) is False, "the one who waited holds what later ones find"
+
+
+def test_what_was_not_used_for_long_makes_room_when_its_like_is_made(own_cache: Path) -> None:
+    for name in ("thing-1", "thing-2", "other-1"):
+        make(own_cache / name, lambda folder: None)
+    for name in ("thing-1", "other-1"):
+        os.utime(own_cache / name, (0, 0))
+    make(own_cache / "thing-3", lambda folder: None)
+    assert {path.name for path in own_cache.iterdir()} == {"thing-2", "thing-3", "other-1", "locks"}
 
 
 def test_the_hash_of_an_addon_follows_names_and_contents_but_not_its_place(tmp_path: Path) -> None:
