@@ -12,6 +12,10 @@
         "security/ir.model.access.csv",
         "security/rules.xml",
         "data/telemetry_cron.xml",
+        "data/gateway_cron.xml",
+        "views/iiot_gateway_secret_views.xml",
+        "views/iiot_gateway_key_views.xml",
+        "views/iiot_gateway_event_views.xml",
         "views/iiot_gateway_views.xml",
         "views/iiot_device_profile_views.xml",
         "views/iiot_device_views.xml",
@@ -19,6 +23,7 @@
         "views/iiot_telemetry_rule_views.xml",
         "views/menus.xml",
     ],
+    "uninstall_hook": "uninstall_hook",
     "application": True,
     "installable": True,
 }

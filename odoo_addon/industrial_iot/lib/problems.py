@@ -38,3 +38,7 @@ class RejectedError(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class LaterError(Exception):
+    """A message that cannot be taken now: the appliance keeps it and sends it again."""

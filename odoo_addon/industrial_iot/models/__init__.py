@@ -1,11 +1,19 @@
-from . import iiot_device_state  # isort: skip  # devices inherit from it, so Odoo must know it before them
+# Odoo must know what others inherit from before them
+from . import iiot_device_state, iiot_gateway_report  # isort: skip
 from . import (
     iiot_device,
     iiot_device_change,
     iiot_device_profile,
     iiot_device_profile_telemetry,
     iiot_device_telemetry,
+    iiot_device_token,
     iiot_gateway,
+    iiot_gateway_epoch,
+    iiot_gateway_event,
+    iiot_gateway_key,
+    iiot_gateway_secret,
+    iiot_gateway_sync,
+    iiot_inbox,
     iiot_telemetry,
     iiot_telemetry_hour,
     iiot_telemetry_rule,

@@ -1,1 +1,1 @@
-from . import test_lib, test_manifest, test_telemetry
+from . import test_inbox, test_lib, test_manifest, test_telemetry

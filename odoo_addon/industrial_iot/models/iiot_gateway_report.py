@@ -1,0 +1,54 @@
+from odoo import fields, models
+
+COUNT = (16, 0)  # as many as a factory's readings of some centuries; an Integer of Odoo is full after days
+
+
+class IiotGatewayReport(models.Model):
+    """What an appliance reports of itself, apart from what people decide of it.
+
+    Its row is what batches and syncs of one gateway lock, so that they come one after the other.
+    """
+
+    _name = "iiot.gateway.report"
+    _description = "IIoT Gateway Report"
+    _log_access = False
+
+    reported_name = fields.Char("Own Name", readonly=True)
+    version = fields.Char(readonly=True)
+    status = fields.Selection(
+        [("ok", "OK"), ("degraded", "Degraded"), ("failing", "Failing")], readonly=True, index=True
+    )
+    problems = fields.Text(readonly=True, help="What the appliance says is wrong, one a line.")
+    last_contact = fields.Datetime(readonly=True, index=True)
+    is_silent = fields.Boolean("Silent", readonly=True, index=True, help="Not heard of for longer than its limit.")
+    uptime_s = fields.Float("Uptime (s)", readonly=True)
+    clock_ahead_s = fields.Float("Clock Ahead (s)", readonly=True, help="Of Odoo's; below 0: behind.")
+    waiting = fields.Float("Waiting Messages", digits=COUNT, readonly=True)
+    parked = fields.Float("Parked Messages", digits=COUNT, readonly=True, help="Refused for good, with a reason.")
+    oldest_waiting_at = fields.Datetime("Oldest Waiting", readonly=True)
+    drain_s = fields.Float("Drained In (s)", readonly=True)
+    devices_paired = fields.Integer("Paired Devices", readonly=True)
+    devices_online = fields.Integer("Online Devices", readonly=True)
+    disk_free_mb = fields.Float("Free Disk (MB)", digits=COUNT, readonly=True)
+    disk_total_mb = fields.Float("Disk (MB)", digits=COUNT, readonly=True)
+    reported_api_url = fields.Char("Reported Address", readonly=True)
+    ca_fingerprint = fields.Char("Certificate Authority", readonly=True)
+
+    # the appliance's ledger of readings, and beside it what Odoo counts itself
+    ledger_received = fields.Float("Received", digits=COUNT, readonly=True)
+    ledger_stored = fields.Float("In Odoo, as the Appliance Knows", digits=COUNT, readonly=True)
+    ledger_waiting = fields.Float("Waiting", digits=COUNT, readonly=True)
+    ledger_parked = fields.Float("Parked", digits=COUNT, readonly=True)
+    ledger_removed = fields.Float("Removed", digits=COUNT, readonly=True)
+    ledger_refused = fields.Float("Refused", digits=COUNT, readonly=True)
+    ledger_repeated = fields.Float("Repeated by Devices", digits=COUNT, readonly=True)
+    readings_stored = fields.Float("In Odoo, as Odoo Counts", digits=COUNT, readonly=True)
+
+    # how the two sides stand to each other
+    epoch = fields.Char(readonly=True)
+    start = fields.Char(readonly=True)
+    admission = fields.Char(readonly=True, groups=fields.NO_ACCESS)
+    cursor = fields.Char(readonly=True)
+    cursors_given = fields.Char(readonly=True, groups=fields.NO_ACCESS, help="Those that may come back.")
+    identity = fields.Text(readonly=True, groups=fields.NO_ACCESS)
+    identity_at = fields.Datetime("Identity Kept Since", readonly=True)
