@@ -261,7 +261,15 @@ def test_each_dependency_has_its_reason() -> None:
 def test_every_setting_has_an_effect() -> None:
     used = {
         node.attr
-        for file in ("app.py", "enrolment.py", "identity.py", "parts/odoo.py", "parts/updates.py", "cli/running.py", "cli/backup.py")
+        for file in (
+            "app.py",
+            "enrolment.py",
+            "identity.py",
+            "parts/odoo.py",
+            "parts/updates.py",
+            "cli/running.py",
+            "cli/backup.py",
+        )
         for node in ast.walk(tree(ROOT / "appliance" / file))
         if isinstance(node, ast.Attribute)
     }

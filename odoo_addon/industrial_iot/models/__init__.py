@@ -21,7 +21,24 @@ from . import (
     iiot_telemetry_rule_preview,
     iiot_telemetry_rule_run,
     iiot_telemetry_value,
+    ir_cron,
     ir_rule,
     ir_ui_view,
+    res_config_settings,
     res_groups,
+)
+
+from . import (  # isort: skip  # what extends the models above
+    iiot_command,
+    iiot_command_dialog,
+    iiot_command_exchange,
+    iiot_device_command,
+    iiot_device_config,
+    iiot_device_presence,
+    iiot_device_report,
+    iiot_firmware,
+    iiot_token_dialog,
+    iiot_update,
+    iiot_update_exchange,
+    push,
 )

@@ -13,6 +13,13 @@ class IiotDeviceState(models.Model):
         default="unknown",
         required=True,
         index=True,
+        help="Unknown: never heard of, or its gateway is silent.",
+    )
+    reported_status = fields.Selection(
+        [("online", "Online"), ("offline", "Offline"), ("unknown", "Unknown")],
+        default="unknown",
+        required=True,
+        help="What the gateway told last; the connection status is unknown while the gateway is silent.",
     )
     connection_since = fields.Datetime("Connected or Offline Since", help="When the present connection status began.")
     offline_code = fields.Char("Reason Code", help="Why it is offline, in one word of the contract.")
@@ -22,8 +29,11 @@ class IiotDeviceState(models.Model):
         "Contested", help="Two clients seem to use the credentials of this device: they take the connection in turns."
     )
     reconnects = fields.Integer(help="Connections since the device was paired, beside the first.")
+    takeovers = fields.Integer(help="Connections that ended an older one of the same device.")
+    presence_at = fields.Datetime(help="Time of the newest message on its connection.")
     last_seen = fields.Datetime(index=True, help="Last packet of any kind that the appliance told of.")
     last_telemetry = fields.Datetime(index=True, help="Time of the newest reading.")
     last_values = fields.Json(help="The newest reading, as the device sent it.")
+    is_inactive = fields.Boolean("Inactive", index=True, help="Not heard of for longer than its template allows.")
     firmware_version = fields.Char(help="The version that runs, as far as the device has said.")
     hardware = fields.Char(help="What the device said of itself when it was paired.")

@@ -1,0 +1,175 @@
+"""How a device is connected, as its appliance tells it; unknown while the appliance is silent."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from odoo import _, api, fields, models
+
+from ..lib.message import Message
+from ..lib.times import AHEAD_TOLERANCE, parse_rfc3339
+
+CAUGHT_UP_AFTER = timedelta(minutes=1)
+TEXT_CHARACTERS = 300
+ACTIVITIES_AT_A_TIME = 200
+INACTIVE_XMLID = "industrial_iot.activity_inactive"
+
+
+class IiotDevice(models.Model):
+    _inherit = "iiot.device"
+
+    @api.model
+    def _take_presence(self, messages: list[Message]):
+        """Messages of the kind ``presence``, in order: the newest of each device counts, the counters add up."""
+        reports = [(message, "no_status") for message in messages if not _is_presence(message)]
+        if reports:
+            self.env["iiot.device.report"]._keep(reports)
+        told: dict[int, list[Message]] = {}
+        for message in messages:
+            if _is_presence(message):
+                told.setdefault(message.device, []).append(message)
+        if not told:
+            return
+        self.env["iiot.device.state"].flush_model()
+        self.env.cr.execute(
+            "SELECT d.id, s.id, s.presence_at FROM iiot_device d JOIN iiot_device_state s ON s.id = d.state_id "
+            "WHERE d.id IN %s ORDER BY d.id",
+            (tuple(told),),
+        )
+        now = datetime.now(timezone.utc).replace(tzinfo=None)
+        rows = []
+        for device_id, state_id, presence_at in self.env.cr.fetchall():
+            of_device = told[device_id]
+            reconnects = sum(_count(message.payload.get("reconnects")) for message in of_device)
+            takeovers = sum(_count(message.payload.get("takeovers")) for message in of_device)
+            newest = of_device[-1]
+            if presence_at and newest.effective_at < presence_at <= now + AHEAD_TOLERANCE:
+                # old news, retried by hand; with a clock that ran ahead what came before counts for nothing
+                rows.append((state_id, *([None] * 9), reconnects, takeovers))
+                continue
+            rows.append((state_id, *_presence(newest), reconnects, takeovers))
+        self.env.cr.execute_values(
+            """
+            UPDATE iiot_device_state s SET
+                connection_status = coalesce(v.status, s.connection_status),
+                reported_status = coalesce(v.status, s.reported_status),
+                connection_since = CASE WHEN v.status IS NULL THEN s.connection_since ELSE v.since END,
+                offline_code = CASE WHEN v.status IS NULL THEN s.offline_code ELSE v.code END,
+                offline_reason = CASE WHEN v.status IS NULL THEN s.offline_reason ELSE v.reason END,
+                address = CASE WHEN v.status IS NULL THEN s.address ELSE coalesce(v.address, s.address) END,
+                is_contested = CASE WHEN v.status IS NULL THEN s.is_contested ELSE v.contested END,
+                presence_at = coalesce(v.at, s.presence_at),
+                last_seen = greatest(s.last_seen, v.seen),
+                last_telemetry = greatest(s.last_telemetry, v.telemetry),
+                reconnects = coalesce(s.reconnects, 0) + v.reconnects,
+                takeovers = coalesce(s.takeovers, 0) + v.takeovers
+            FROM (VALUES %s) AS v (id, status, since, code, reason, address, contested, at, seen, telemetry,
+                                   reconnects, takeovers)
+            WHERE s.id = v.id
+            """,
+            rows,
+            template="(%s, %s::varchar, %s::timestamp, %s::varchar, %s::varchar, %s::varchar, %s::boolean,"
+            " %s::timestamp, %s::timestamp, %s::timestamp, %s, %s)",
+            page_size=1000,
+        )
+        self.env["iiot.device.state"].invalidate_model()
+        self.invalidate_model(flush=False)
+
+    # --- while a gateway is silent ---------------------------------------------------------------------------
+
+    @api.model
+    def _note_gateway_silent(self, gateways):
+        """Of the devices of these gateways nothing is known until they speak again."""
+        self._set_status(gateways, "'unknown'", "s.connection_status != 'unknown'")
+
+    @api.model
+    def _note_gateway_heard(self, gateway):
+        """The gateway speaks, and has told all it had to tell of connections: what it told counts again."""
+        self._set_status(
+            gateway, "s.reported_status", "s.connection_status = 'unknown' AND s.reported_status != 'unknown'"
+        )
+
+    def _set_status(self, gateways, value: str, condition: str):
+        if not gateways:
+            return
+        self.env["iiot.device.state"].flush_model(["connection_status", "reported_status"])
+        self.env.cr.execute(
+            f"UPDATE iiot_device_state s SET connection_status = {value} FROM iiot_device d "
+            f"WHERE d.state_id = s.id AND d.gateway_id IN %s AND {condition}",
+            (tuple(gateways.ids),),
+        )
+        if self.env.cr.rowcount:
+            self.env["iiot.device.state"].invalidate_model()
+            self.invalidate_model(flush=False)
+
+    # --- inactivity ------------------------------------------------------------------------------------------
+
+    @api.model
+    def _cron_inactivity(self):
+        """A device that says nothing for longer than its template allows gets an activity, once; then it ends again."""
+        self.env["iiot.device.state"].flush_model()
+        self.flush_model(["profile_id", "state", "state_id", "paired_at"])
+        self.env.cr.execute(
+            """
+            SELECT d.id, coalesce(s.is_inactive, false),
+                   d.state = 'active' AND p.inactivity_limit_min > 0
+                   AND greatest(s.last_seen, s.last_telemetry, d.paired_at)
+                       < (now() AT TIME ZONE 'UTC') - p.inactivity_limit_min * interval '1 minute' AS silent
+              FROM iiot_device d
+              JOIN iiot_device_state s ON s.id = d.state_id
+              JOIN iiot_device_profile p ON p.id = d.profile_id
+             WHERE d.state = 'active' AND p.inactivity_limit_min > 0 OR s.is_inactive
+             ORDER BY d.id
+            """
+        )
+        changed = [(device_id, silent) for device_id, was, silent in self.env.cr.fetchall() if was != bool(silent)]
+        silent = self.browse([device_id for device_id, is_silent in changed if is_silent][:ACTIVITIES_AT_A_TIME])
+        heard = self.browse([device_id for device_id, is_silent in changed if not is_silent])
+        silent.state_id.write({"is_inactive": True})
+        heard.state_id.write({"is_inactive": False})
+        for device in silent:
+            device.activity_schedule(
+                INACTIVE_XMLID,
+                summary=_("Nothing was heard for %s minutes", device.profile_id.inactivity_limit_min),
+                note=device.offline_reason or "",
+                user_id=(device.gateway_id.user_id or self.env.user).id,
+            )
+        heard.activity_unlink([INACTIVE_XMLID])
+
+
+def _is_presence(message: Message) -> bool:
+    return isinstance(message.payload, dict) and message.payload.get("status") in ("online", "offline")
+
+
+def _presence(message: Message) -> tuple[Any, ...]:
+    payload = message.payload
+    online = payload["status"] == "online"
+    return (
+        payload["status"],
+        _time(payload.get("since"), message) or message.effective_at,
+        None if online else _text(payload.get("reason_code")),
+        None if online else _text(payload.get("reason")),
+        _text(payload.get("address")),
+        payload.get("contested") is True,
+        message.effective_at,
+        _time(payload.get("last_seen"), message),
+        _time(payload.get("last_telemetry"), message),
+    )
+
+
+def _time(value: Any, message: Message) -> datetime | None:
+    """A time of the message, unless it lies ahead of the message's arrival: then it is nobody's."""
+    try:
+        moment = parse_rfc3339(value)
+    except ValueError:
+        return None
+    return moment if moment <= message.received_at + AHEAD_TOLERANCE else None
+
+
+def _text(value: Any) -> str | None:
+    return value[:TEXT_CHARACTERS].replace("\0", "") if isinstance(value, str) and value else None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value < 1_000_000 else 0
