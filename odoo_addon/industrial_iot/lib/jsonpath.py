@@ -89,7 +89,8 @@ def _steps(node: Any) -> list[Any]:
         if isinstance(step, Child):
             waiting += [step.right, step.left]
             continue
-        if type(step) not in (Root, This, Fields, Index, Slice, Filter):
+        # newer releases of the library have a class of its own for what older ones call the field "*"
+        if type(step) not in (Root, This, Fields, Index, Slice, Filter) and _name(step) != "Wildcard":
             raise PathError(f"{_name(step)} is not offered in a path: use names, [0], [*] and one plain filter")
         steps.append(step)
     if len(steps) > MAX_STEPS:

@@ -6,7 +6,7 @@ from odoo.tools.safe_eval import safe_eval
 
 from ..lib.domain import DeviceFacts, DomainError, condition_fields
 from ..lib.jsonpath import PathError, compile_metric
-from .iiot_telemetry_rule_plan import ProfilePlan, check_author, check_rule, plan_rule
+from .iiot_telemetry_rule_plan import ProfilePlan, TargetError, check_author, check_rule, plan_rule
 from .rights import check_records
 
 _logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class IiotTelemetryRule(models.Model):
     last_error_at = fields.Datetime(compute="_compute_failures")
 
     def _compute_failures(self):
+        self.env["iiot.telemetry.rule.applied"].flush_model()
         self.env.cr.execute(
             """SELECT rule_id, sum(failures), (array_agg(last_error ORDER BY last_error_at DESC NULLS LAST))[1],
                       max(last_error_at)
@@ -127,7 +128,7 @@ class IiotTelemetryRule(models.Model):
                 check_rule(rule)
                 check_author(rule._author_env(), rule.target_model, rule.target_field)
                 rule._check_domain()
-            except (PathError, DomainError) as error:
+            except (TargetError, PathError, DomainError) as error:
                 raise ValidationError(_("The rule %(rule)s cannot run: %(why)s", rule=rule.name, why=error)) from None
             except UserError as error:
                 text = str(error.args[0])
@@ -146,7 +147,7 @@ class IiotTelemetryRule(models.Model):
             for name in path.split("."):
                 field = found._fields.get(name) if found is not None else None
                 if field is None:
-                    raise DomainError(_("%(model)s has no field %(path)s", model=self.target_model, path=path))
+                    raise DomainError(f"{self.target_model} has no field {path}")
                 found = found[name] if field.relational else None
         for value in (0, ""):
             try:
@@ -158,7 +159,7 @@ class IiotTelemetryRule(models.Model):
                 with self.env.cr.savepoint(flush=False):
                     model.search(domain, limit=1)
             except Exception as error:
-                raise DomainError(_("the domain cannot be searched: %s", error)) from None
+                raise DomainError(f"the domain cannot be searched: {error}") from None
 
     def action_forget_errors(self):
         """Count errors from zero again."""

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from odoo import _
-from odoo.exceptions import UserError
-
 from ..lib.conversion import FIELD_TYPES, Conversion
 from ..lib.domain import DomainError, RuleDomain, read_domain
 from ..lib.jsonpath import Path, PathError, compile_path
@@ -21,6 +18,10 @@ FORBIDDEN_MODELS = (
 FORBIDDEN_FIELDS = frozenset(("id", "create_uid", "create_date", "write_uid", "write_date", "parent_path"))
 MAX_RECORDS = 100
 """A domain that finds more records than this for one reading was not meant so."""
+
+
+class TargetError(ValueError):
+    """Where a rule wants to write it may not, or finds no record it may mean; the text says why, for people."""
 
 
 @dataclass(frozen=True)
@@ -60,25 +61,25 @@ def is_forbidden(model: Any) -> bool:
 
 
 def check_target(env: Any, model_name: str, field_name: str) -> Any:
-    """The field that a rule writes to; ``UserError`` where no rule may write, whoever made it."""
+    """The field that a rule writes to; ``TargetError`` where no rule may write, whoever made it."""
     if not model_name or model_name not in env:
-        raise UserError(_("The target's model does not exist."))
+        raise TargetError("The target's model does not exist.")
     model = env[model_name]
     if is_forbidden(model):
-        raise UserError(_("Telemetry may not write to %s.", model._description))
+        raise TargetError(f"Telemetry may not write to {model._description}.")
     field = model._fields.get(field_name or "")
     if field is None:
-        raise UserError(_("The target's field does not exist."))
+        raise TargetError("The target's field does not exist.")
     if field.inherited and is_forbidden(env[field.related_field.model_name]):
-        raise UserError(_("Telemetry may not write to this field: it belongs to another model."))
+        raise TargetError("Telemetry may not write to this field: it belongs to another model.")
     if field_name in FORBIDDEN_FIELDS or field.readonly or not (field.store or field.inverse):
-        raise UserError(_("The field %s is read-only or computed: nothing can be written to it.", field_name))
+        raise TargetError(f"The field {field_name} is read-only or computed: nothing can be written to it.")
     if field.related and not field.inherited:
-        raise UserError(_("The field %s belongs to another record.", field_name))
+        raise TargetError(f"The field {field_name} belongs to another record.")
     if field.type not in FIELD_TYPES:
-        raise UserError(_("A field of this type cannot be written from a reading: %s.", field.type))
+        raise TargetError(f"A field of this type cannot be written from a reading: {field.type}.")
     if field.type == "many2one" and field.comodel_name not in env:
-        raise UserError(_("The field %s leads to a model that does not exist.", field_name))
+        raise TargetError(f"The field {field_name} leads to a model that does not exist.")
     return field
 
 
@@ -94,15 +95,15 @@ def plan_rule(rule: Any) -> RulePlan:
     """A rule checked and compiled; what is wrong with it becomes its ``problem``."""
     try:
         return check_rule(rule)
-    except (UserError, PathError, DomainError) as error:
-        return RulePlan(rule.id, rule.name, author=rule.author_id.id, problem=str(error.args[0]))
+    except (TargetError, PathError, DomainError) as error:
+        return RulePlan(rule.id, rule.name, author=rule.author_id.id, problem=str(error))
 
 
 def check_rule(rule: Any) -> RulePlan:
-    """A rule checked and compiled. ``UserError``, ``PathError``, ``DomainError``."""
+    """A rule checked and compiled. ``TargetError``, ``PathError``, ``DomainError``."""
     author = rule.author_id
     if not author or author._is_superuser():
-        raise UserError(_("A rule needs a person as its author: save it as that user."))
+        raise TargetError("A rule needs a person as its author: save it as that user.")
     field = check_target(rule.env, rule.target_model, rule.target_field)
     return RulePlan(
         id=rule.id,

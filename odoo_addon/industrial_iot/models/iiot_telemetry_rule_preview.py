@@ -100,7 +100,7 @@ class IiotTelemetryRule(models.Model):
         ]
 
     def _records(self, change: Change, targets: Targets) -> Any:
-        return targets.env(change.rule.author, change.device.company_id)[change.rule.model].browse(change.ids)
+        return targets.env_of(change.rule.author, change.device.company_id)[change.rule.model].browse(change.ids)
 
     def _hindrance(self, change: Change) -> str:
         """Why the rule would not run at all for that device and time."""

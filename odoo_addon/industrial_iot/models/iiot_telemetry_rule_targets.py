@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
-from odoo import _
 from odoo.tools.safe_eval import safe_eval
 
-from .iiot_telemetry_rule_plan import MAX_RECORDS, RulePlan
+from .iiot_telemetry_rule_plan import MAX_RECORDS, RulePlan, TargetError
 
 QUIET = {
     "tracking_disable": True,
@@ -20,10 +19,6 @@ QUIET = {
     "mail_activity_automation_skip": True,
 }
 """Context of all writes: a machine that speaks every second must not fill the chatter."""
-
-
-class TargetError(Exception):
-    """A rule finds no record it may mean; the text says why, for people."""
 
 
 @dataclass
@@ -51,7 +46,7 @@ class Targets:
         self._found: dict[Any, tuple[int, ...] | TargetError] = {}
         self._values: dict[tuple[int, int, str], dict[int, dict[str, Change]]] = {}
 
-    def env(self, author: int, company: int) -> Any:
+    def env_of(self, author: int, company: int) -> Any:
         """The author's environment; ``AccessError`` where the company is not one of the author's."""
         key = (author, company)
         if key not in self._envs:
@@ -78,7 +73,7 @@ class Targets:
     def ids(self, change: Change) -> tuple[int, ...]:
         """The records that are meant."""
         rule, facts = change.rule, change.device.facts
-        env = self.env(rule.author, change.device.company_id)
+        env = self.env_of(rule.author, change.device.company_id)
         if rule.domain is None:
             return (facts.business_id,) if facts.business_model == rule.model and facts.business_id else ()
         key = (rule.id, facts.id, repr(change.raw) if rule.domain.uses_value else None)
@@ -90,22 +85,21 @@ class Targets:
         try:
             domain = safe_eval(change.rule.domain.text, names)
         except Exception as error:
-            raise TargetError(_("The domain cannot be evaluated: %s", error)) from None
+            raise TargetError(f"The domain cannot be evaluated: {error}") from None
         if not isinstance(domain, list) or not domain:
-            raise TargetError(_("The domain is not a list of conditions."))
+            raise TargetError("The domain is not a list of conditions.")
         return domain
 
     def link(self, change: Change) -> int:
         """The id of the record that a many2one gets: it exists, and its name is that of no other."""
-        env, wanted = self.env(change.rule.author, change.device.company_id), change.new
+        env, wanted = self.env_of(change.rule.author, change.device.company_id), change.new
         model = env[change.rule.link_model]
         name = model._rec_name or "id"
         domain = [("id", "=", wanted)] if isinstance(wanted, int) else [(name, "=", wanted)]
         key = (change.rule.author, change.device.company_id, model._name, wanted)
         found = self._once(key, lambda: self._search(model, domain))
         if len(found) != 1:
-            raise TargetError(_("%(count)s records of %(model)s are called %(name)s.", count=len(found),
-                                model=model._description, name=wanted))  # fmt: skip
+            raise TargetError(f"{len(found)} records of {model._description} are called {wanted}.")
         return found[0]
 
     def _once(self, key: Any, search: Any) -> tuple[int, ...]:
@@ -126,9 +120,9 @@ class Targets:
         except psycopg2.OperationalError:
             raise
         except Exception as error:
-            raise TargetError(_("The records cannot be searched: %s", error)) from None
+            raise TargetError(f"The records cannot be searched: {error}") from None
         if len(ids) > MAX_RECORDS:
-            raise TargetError(_("The domain finds more than %s records.", MAX_RECORDS))
+            raise TargetError(f"The domain finds more than {MAX_RECORDS} records.")
         return tuple(ids)
 
     def add(self, change: Change) -> None:
@@ -143,10 +137,10 @@ class Targets:
     def write(self, outcome: Any) -> None:
         """Write what was kept: all records of an author and model at once, one by one where that fails."""
         for (author, company, model), wanted in self._values.items():
-            records = self.env(author, company)[model].browse(sorted(wanted)).exists()
+            records = self.env_of(author, company)[model].browse(sorted(wanted)).exists()
             for id_ in wanted.keys() - set(records._ids):  # a business record that was deleted
                 for change in wanted.pop(id_).values():
-                    outcome.fail(change.rule, change.device.id, _("The record does not exist any more."))
+                    outcome.fail(change.rule, change.device.id, "The record does not exist any more.")
             try:
                 with self._env.cr.savepoint():
                     self._write_all(records, wanted)

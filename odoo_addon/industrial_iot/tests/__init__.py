@@ -1,1 +1,8 @@
-from . import test_inbox, test_lib, test_manifest, test_telemetry
+from . import (
+    test_inbox,
+    test_lib,
+    test_manifest,
+    test_telemetry,
+    test_telemetry_lib,
+    test_telemetry_rule,
+)

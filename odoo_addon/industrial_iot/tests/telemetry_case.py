@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from unittest.mock import patch
 
-from odoo.tests import TransactionCase
+from odoo.tests import TransactionCase, new_test_user
 
 from ..lib import json_text
 from ..lib.message import Message
@@ -21,6 +21,10 @@ class TelemetryCase(TransactionCase):
         cls.devices = cls.make_devices(3)
         cls.device = cls.devices[0]
         cls.seq = 0
+
+    @classmethod
+    def user_in(cls, login, groups):
+        return new_test_user(cls.env, login, groups=groups, context={"no_reset_password": True})
 
     @classmethod
     def make_devices(cls, count, first=1, **values):
