@@ -95,7 +95,7 @@ def read_message(raw: dict[str, Any], device: int) -> Message:
         effective_at=usable_time(at, received_at),
         lane=lane,
         payload=payload,
-        payload_json=_storable_json(payload),
+        payload_json=storable_json(payload),
     )
 
 
@@ -109,8 +109,8 @@ def _times(raw: dict[str, Any]) -> tuple[datetime, datetime]:
         raise RejectedError("invalid", "at and received_at must be RFC 3339") from None
 
 
-def _storable_json(payload: Any) -> str:
-    """As jsonb takes it."""
+def storable_json(payload: Any) -> str:
+    """The payload as jsonb takes it; ``RejectedError`` ``not_storable`` where it takes none."""
     try:
         text = json_text.dumps(payload)
     except ValueError:

@@ -4,11 +4,13 @@ from datetime import datetime
 from typing import Any
 
 import psycopg2
-from odoo import api, models
+from odoo import _, api, models
+from odoo.exceptions import ValidationError
 from psycopg2.extras import execute_values
 
-from ..lib import json_text
+from ..lib.batch import storable_json
 from ..lib.message import Message
+from ..lib.problems import RejectedError
 from ..lib.times import utc_now
 from .rights import check_records
 
@@ -42,7 +44,10 @@ class IiotDevice(models.Model):
             if self.env.context.get("iiot_reading_of") == device.id:
                 continue  # the batch that calls has done all that is to be done here
             now = utc_now()
-            text = json_text.dumps(telemetry_data)
+            try:
+                text = storable_json(telemetry_data)
+            except RejectedError as error:
+                raise ValidationError(_("The reading cannot be stored: %s", error)) from None
             message = Message(
                 seq=0,
                 device=device.id,

@@ -6,7 +6,6 @@ from odoo import api, fields, models
 from psycopg2.extras import execute_values
 
 from ..lib.message import Message
-from ..lib.storable import check_storable
 from ..lib.times import utc_now
 from .constraints import ensure_index
 from .iiot_telemetry_devices import load_devices
@@ -60,12 +59,7 @@ class IiotTelemetry(models.Model):
             reading.payload_text = text if len(text) <= 200 else text[:200] + "…"
 
     def _take(self, messages: Sequence[Message]) -> None:
-        """Readings of one gateway take effect: history, roll-up, state of the device, rules, the extension point.
-
-        :raises RejectedError: for a reading that cannot be stored for good
-        """
-        for message in messages:
-            check_storable(message.payload, message.payload_json)
+        """Readings of one gateway take effect: history, roll-up, state of the device, rules, the extension point."""
         devices = load_devices(self.env, {message.device for message in messages})
         messages = [message for message in messages if message.device in devices]
         plans = {profile: self.env["iiot.telemetry.rule"]._plan(profile) for profile in _profiles(devices)}

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from odoo.tests import TransactionCase, new_test_user
 
-from ..lib import json_text
+from ..lib.batch import storable_json
 from ..lib.message import Message
 
 NOON = datetime(2026, 11, 22, 12)
@@ -59,7 +59,7 @@ class TelemetryCase(TransactionCase):
             effective_at=at,
             lane="live",
             payload=payload,
-            payload_json=json_text.dumps(payload),
+            payload_json=storable_json(payload),
         )
 
     def take(self, *messages):

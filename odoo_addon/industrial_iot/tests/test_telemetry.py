@@ -1,5 +1,3 @@
-import dataclasses
-import json
 from datetime import datetime, timedelta
 from unittest.mock import patch
 
@@ -34,16 +32,13 @@ class TestTelemetry(TelemetryCase):
         self.assertFalse(self.env["iiot.telemetry.value"].search([("device_id", "=", self.device.id)]))
         self.assertEqual(self.env["iiot.telemetry.hour"].search([("device_id", "=", self.device.id)]).total, 5)
 
-    def test_what_jsonb_cannot_hold_is_rejected_with_a_code(self):
+    def test_what_jsonb_cannot_hold_is_refused(self):
         for payload in ("a\0b", {"a\0": 1}, [{"x": "\ud800"}], float("inf"), {"x": [float("-inf")]}, "\udfff"):
-            message = self.message("placeholder")
-            for text in (json.dumps(payload), json.dumps(payload, ensure_ascii=False)):
-                self.refused(dataclasses.replace(message, payload=payload, payload_json=text))
-
-    def refused(self, message):
-        with self.assertRaises(RejectedError) as caught:
-            self.take(message)
-        self.assertEqual(caught.exception.code, "not_storable")
+            with self.assertRaises(ValidationError):
+                self.device.process_telemetry_data({"x": payload})
+            with self.assertRaises(RejectedError) as caught:
+                self.message(payload)
+            self.assertEqual(caught.exception.code, "not_storable")
 
     def test_a_backslash_before_u0000_is_text_like_any_other(self):
         self.take(self.message({"path": "C:\\u0000"}), self.message({"e": "1e400 Infinity"}))
