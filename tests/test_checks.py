@@ -1,9 +1,17 @@
-"""What ``check-config`` finds on a machine without starting anything."""
+"""What the checks of the machine find, without an appliance that runs."""
 
 from __future__ import annotations
 
+import errno
+import itertools
+import os
+import re
+import shlex
 import shutil
 import socket
+import subprocess
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +19,19 @@ from typing import NamedTuple
 import pytest
 
 from appliance import certificates
-from appliance.cli import checks
 from appliance.cli.box import is_in_use, local_address
+from appliance.cli.checks import CHECKS, Result, Surroundings, Verdict, clock, disk_speed, dns, make_checks, service
+from appliance.cli.checks.base import Check, Finding
+from appliance.cli.checks.disk_speed import DiskSpeedCheck
+from appliance.cli.checks.dns import DnsCheck
+from appliance.cli.checks.permissions import PermissionsCheck
+from appliance.cli.checks.service import ServiceCheck
 from appliance.cli.exits import Exit, printable
 from appliance.cli.output import cell, duration, size
 from appliance.contract.times import Clock
-from appliance.settings import Settings
+from appliance.settings import Findings, Settings, read
 from appliance.store.folder import DataFolder
+from tests.conftest import ROOT
 
 RELEASED = certificates.BUILD_DATE
 
@@ -46,7 +60,18 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def found(settings: Settings, clock: Clock | None = None) -> list[tuple[Exit | None, str]]:
-    return [(finding.status, finding.text) for finding in checks.offline(settings, clock or FixedClock())]
+    """What ``check-config`` would say: problems with their status, and cautions."""
+    box = Surroundings(Findings(settings, [], [], []), clock=clock or FixedClock())
+    return [
+        (finding.status if finding.verdict is Verdict.failed else None, finding.reason)
+        for result in make_checks(box, before_start=True)
+        for finding in result.findings
+        if finding.verdict in (Verdict.failed, Verdict.warning)
+    ]
+
+
+def made(check: type[Check], settings: Settings, env_file: Path | None = None) -> Result:
+    return check().run(Surroundings(Findings(settings, [], [], []), env_file=env_file, clock=FixedClock()))
 
 
 def test_a_machine_on_which_nothing_was_started_yet_is_in_order_and_left_alone(settings: Settings) -> None:
@@ -77,7 +102,13 @@ def test_a_port_of_another_program_is_an_error_and_the_running_appliance_s_own_i
         folder = DataFolder(settings.iiot_data_dir, ballast_bytes=0)
         folder.lock()
         assert is_in_use(settings.iiot_data_dir)
+        ((status, text),) = found(Settings())
+        assert (status, "does not speak TLS" in text or "does not answer" in text) == (Exit.ADDRESS, True)
+        monkeypatch.setenv("HTTP_USE_TLS", "False")
         assert found(Settings()) == []
+        taken.close()
+        ((status, text),) = found(Settings())
+        assert (status, "does not answer" in text) == (Exit.ADDRESS, True)
         folder.unlock()
         assert not is_in_use(settings.iiot_data_dir)
 
@@ -98,7 +129,7 @@ def certified(settings: Settings) -> Settings:
 
 
 def test_certificates_that_end_are_told_in_time(certified: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "LATEST", timedelta(days=40 * 365))
+    monkeypatch.setattr(clock, "LATEST", timedelta(days=40 * 365))
     assert found(certified) == []
     end = RELEASED.replace(year=RELEASED.year + certificates.VALID_YEARS)
     soon = found(certified, FixedClock(end - timedelta(days=30)))
@@ -123,7 +154,7 @@ def test_a_clock_that_went_back_behind_the_buffer_is_an_error(settings: Settings
     written = datetime.fromtimestamp(database.stat().st_mtime, UTC)
     assert found(settings, FixedClock(max(written, RELEASED))) == []
     earlier = written - timedelta(days=3)
-    if earlier > RELEASED - checks.TOLERANCE:
+    if earlier > RELEASED - clock.TOLERANCE:
         assert [status for status, _ in found(settings, FixedClock(earlier))] == [Exit.FAILED]
     else:
         assert Exit.FAILED in [status for status, _ in found(settings, FixedClock(earlier))]
@@ -136,6 +167,170 @@ def test_a_disk_that_is_too_small_is_told(settings: Settings, monkeypatch: pytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1 << 40, 0, 1 << 20))
     ((status, text),) = found(settings)
     assert (status, "1 MiB" in text) == (Exit.DATA_FOLDER, True)
+
+
+def test_secrets_that_others_may_read_are_told_with_the_command_that_mends_it(
+    certified: Settings, tmp_path: Path
+) -> None:
+    folder = certified.iiot_data_dir
+    folder.chmod(0o700)
+    for name in ("master.key", "api_key"):
+        (folder / name).write_bytes(bytes(32))
+        (folder / name).chmod(0o600)
+    env_file = tmp_path / "appliance.env"
+    env_file.write_text("IIOT_API_KEY=0123456789abcdef")
+    env_file.chmod(0o640)
+    assert made(PermissionsCheck, certified, env_file).verdict is Verdict.ok
+    for path in (folder / "api_key", folder / "tls" / "authority.pem", folder, env_file):
+        before = path.stat().st_mode
+        path.chmod(before | 0o044)
+        (finding,) = made(PermissionsCheck, certified, env_file).findings
+        assert (finding.verdict, str(path) in finding.reason) == (Verdict.failed, True)
+        assert finding.remedy.startswith("chmod")
+        subprocess.run(shlex.split(finding.remedy), check=True)
+        assert made(PermissionsCheck, certified, env_file).verdict is Verdict.ok
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a file somebody else's")
+def test_a_file_that_is_somebody_elses_is_told_with_the_command_that_mends_it(certified: Settings) -> None:
+    folder = certified.iiot_data_dir
+    folder.chmod(0o700)
+    os.chown(folder / "tls" / "server.pem", 65534, 65534)
+    (finding,) = made(PermissionsCheck, certified).findings
+    assert (finding.verdict, "another user" in finding.reason) == (Verdict.warning, True)
+    subprocess.run(shlex.split(finding.remedy), check=True)
+    assert made(PermissionsCheck, certified).verdict is Verdict.ok
+
+
+def test_a_disk_is_measured_and_one_that_is_slow_or_fails_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made(DiskSpeedCheck, settings).verdict is Verdict.skipped
+    settings.iiot_data_dir.mkdir()
+    measured = made(DiskSpeedCheck, settings)
+    assert "a sync takes" in measured.findings[0].reason
+    assert list(settings.iiot_data_dir.iterdir()) == []
+    sync = os.fdatasync
+    ticks = itertools.count(0, 0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(disk_speed.time, "monotonic", lambda: next(ticks))
+        slow = made(DiskSpeedCheck, settings)
+        assert (slow.verdict, "200.0 ms" in slow.findings[0].reason) == (Verdict.warning, True)
+
+    def fails(descriptor: int) -> None:
+        sync(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    assert made(DiskSpeedCheck, settings).verdict is Verdict.failed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_disk_without_room_for_more_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m,nr_inodes=500", "none", disk], check=True)
+    try:
+        monkeypatch.setenv("IIOT_DATA_DIR", str(disk / "data"))
+        monkeypatch.setenv("IIOT_BUFFER_QUOTA_MB", "16")
+        ((status, text),) = [each for each in found(Settings()) if "more files" in each[1]]
+        assert status is Exit.FAILED
+        assert re.search(r"room for 49\d more files", text)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_name_that_leads_nowhere_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made(DnsCheck, settings).verdict is Verdict.skipped
+    monkeypatch.setenv("ODOO_API_KEY", "0123456789abcdef")
+    for url, verdict in (
+        ("https://192.0.2.1", Verdict.ok),
+        ("https://localhost", Verdict.ok),
+        ("https://nobody.invalid", Verdict.failed),
+    ):
+        monkeypatch.setenv("ODOO_BASE_URL", url)
+        assert made(DnsCheck, Settings()).verdict is verdict, url
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    never = threading.Event()
+
+    def silent(*_: object, **__: object) -> list[object]:
+        never.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    assert "does not answer" in dns.resolve("odoo.example.com", 0.05)
+    never.set()
+
+
+def systemctl(folder: Path, says: str) -> Path:
+    """A program of this name that says so."""
+    path = folder / "systemctl"
+    path.write_text(f"#!/bin/sh\ncat <<'EOT'\n{says}\nEOT\n")
+    path.chmod(0o755)
+    return folder
+
+
+RUNNING = "LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nNRestarts=0\nUnitFileState=enabled"
+
+
+@pytest.mark.parametrize(
+    ("says", "verdict", "words"),
+    [
+        (RUNNING, Verdict.ok, "active"),
+        (RUNNING.replace("=active", "=failed").replace("=success", "=exit-code"), Verdict.failed, "exit-code"),
+        (RUNNING.replace("=active", "=activating"), Verdict.failed, "activating"),
+        (RUNNING.replace("NRestarts=0", "NRestarts=17"), Verdict.warning, "17 times"),
+        (RUNNING.replace("=enabled", "=disabled"), Verdict.warning, "with the machine"),
+        (RUNNING.replace("=loaded", "=not-found"), Verdict.skipped, "not installed"),
+        ("", Verdict.skipped, "not installed"),
+    ],
+)
+def test_the_service_is_judged_by_what_systemd_says(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, verdict: Verdict, words: str
+) -> None:
+    monkeypatch.setenv("PATH", str(systemctl(tmp_path, says)), prepend=os.pathsep)
+    monkeypatch.setattr(service, "BOOTED", tmp_path)
+    (finding,) = made(ServiceCheck, settings).findings
+    assert (finding.verdict, words in finding.reason) == (verdict, True)
+    assert bool(finding.remedy) == (verdict in (Verdict.failed, Verdict.warning))
+
+
+def test_a_machine_without_systemd_is_no_failure(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "BOOTED", tmp_path / "nothing")
+    assert made(ServiceCheck, settings).verdict is Verdict.skipped
+
+
+def test_where_the_settings_cannot_be_used_the_rest_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "x")
+    results = list(make_checks(Surroundings(read())))
+    assert [result.verdict for result in results] == [Verdict.failed, *[Verdict.skipped] * (len(CHECKS) - 1)]
+    assert results[0].findings[0].remedy
+
+
+def test_a_check_that_breaks_says_so_and_the_others_go_on(settings: Settings) -> None:
+    class Broken(Check):
+        name, title = "broken", "Broken"
+
+        def look(self, box: Surroundings) -> Iterator[Finding]:
+            raise RuntimeError("of no use")
+
+    result = made(Broken, settings)
+    assert (result.verdict, "of no use" in result.findings[0].reason) == (Verdict.failed, True)
+
+
+def test_the_readme_lists_every_check() -> None:
+    table = (ROOT / "README.md").read_text().split("| check | fails or warns when |\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)` \| \w", table, re.MULTILINE) == [check.name for check in CHECKS]
+
+
+def test_each_check_is_in_a_module_of_its_own_and_has_a_name_of_its_own() -> None:
+    assert len({check.__module__ for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
+    there = {path.stem for path in Path(service.__file__).parent.glob("*.py")} - {"__init__", "base", "surroundings"}
+    assert {check.__module__.rpartition(".")[2] for check in CHECKS} == there
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ FLOORS = {
     "process": {"settings", "app", "notify"},
     "cli": {
         *("contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process", "backup"),
+        *("store", "cli"),
     },
     "__main__": {"cli"},
 }

@@ -10,6 +10,7 @@ import typer
 from appliance import __version__
 from appliance.cli.api_keys import api_keys
 from appliance.cli.backup import backup, restore
+from appliance.cli.check import check
 from appliance.cli.check_config import check_config
 from appliance.cli.dead_letters import dead_letters
 from appliance.cli.devices import devices
@@ -28,7 +29,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and some of those are secrets
     rich_markup_mode=None,
 )
-for command in (run, check_config, enroll, status, buffer, backup, restore):
+for command in (run, check, check_config, enroll, status, buffer, backup, restore):
     cli.command()(command)
 for name, group in (("devices", devices), ("dead-letters", dead_letters), ("api-keys", api_keys)):
     cli.add_typer(group, name=name)

@@ -8,7 +8,6 @@ import typer
 
 from appliance.cli.exits import Exit, printable
 from appliance.cli.output import AsJson, EnvFile, print_json
-from appliance.contract.times import Clock
 from appliance.settings import read
 
 
@@ -17,21 +16,23 @@ def check_config(
     online: Annotated[bool, typer.Option("--online", help="Ask Odoo too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check the settings, the data folder, ports, certificates, clock and disk; print every problem at once.
+    """Check what a start depends on: settings, data folder, ports, certificates, clock, disk; every problem at once.
 
-    Nothing is started or changed. The exit status is that of the first problem, as `run` would leave with it.
+    Nothing is started or changed. The exit status is that of the first problem, as `run` would leave with it. `check`
+    looks at all there is.
     """
-    findings = read(env_file)
-    problems = [(Exit.SETTINGS, text) for text in (*findings.problems, *findings.unknown)]
-    cautions = list(findings.cautions)
-    if findings.settings is not None:
-        from appliance.cli import checks  # takes time, and wrong settings need none of it
+    from appliance.cli.checks import Surroundings, Verdict, make_checks
 
-        found = [*checks.offline(findings.settings, Clock())]
-        if online and (answer := checks.online(findings.settings)) is not None:
-            found.append(answer)
-        problems += [(finding.status, finding.text) for finding in found if finding.status is not None]
-        cautions += [finding.text for finding in found if finding.status is None]
+    findings = read(env_file)
+    box = Surroundings(findings, env_file=env_file)
+    found = [finding for result in make_checks(box, before_start=True, online=online) for finding in result.findings]
+    if online and box.usable and box.odoo is None:
+        from appliance.cli.checks.base import failed
+        from appliance.cli.checks.odoo import NO_ODOO
+
+        found.append(failed(NO_ODOO, "", status=Exit.ODOO))
+    problems = [(finding.status, finding.reason) for finding in found if finding.verdict is Verdict.failed]
+    cautions = [finding.reason for finding in found if finding.verdict is Verdict.warning]
     if as_json:
         texts = [text for _, text in problems if text not in findings.unknown]
         print_json({"ok": not problems, "problems": texts, "unknown": findings.unknown, "cautions": cautions})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Protocol, Self
@@ -76,6 +78,8 @@ class OdooClient:
         self.breaker = breaker or Breaker(clock=self._clock)
         self.gate: Gate | None = None
         """Set by who finds out whether this is the right Odoo: configuration requests claim tokens there."""
+        self.clock_ahead_s: float | None = None
+        """How much Odoo's clock was ahead of ours by the date of its last answer, which is in whole seconds."""
         self.longest_s = timeouts.total_s
         """No request takes longer, in seconds."""
         self._max_answer_bytes = max_answer_bytes
@@ -172,7 +176,15 @@ class OdooClient:
                 content = await self._read(response)
         except FOREIGN_ERRORS as error:
             raise translated(error, len(body)) from error
-        return Answer(response.status_code, response.headers, content, self._clock.now_ms())
+        now_ms = self._clock.now_ms()
+        self._compare_clocks(response.headers.get("date"), now_ms)
+        return Answer(response.status_code, response.headers, content, now_ms)
+
+    def _compare_clocks(self, date: str | None, now_ms: int) -> None:
+        with suppress(ValueError):
+            if date is not None:
+                # it was cut off, not rounded
+                self.clock_ahead_s = parsedate_to_datetime(date).timestamp() + 0.5 - now_ms / 1000
 
     async def _read(self, response: httpx.Response) -> bytes:
         if response.headers.get("content-encoding", "identity") != "identity":

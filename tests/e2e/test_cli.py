@@ -423,3 +423,26 @@ async def test_what_root_enrols_belongs_to_whom_the_data_folder_belongs(tmp_path
             done = await command(*arguments, folder=tmp_path, settings=settings)
         assert done.status == Exit.OK, done.err
         assert {path.stat().st_uid for path in folder.rglob("*")} == {65534}
+
+
+async def test_check_finds_an_appliance_in_order_and_says_what_is_not(box: Installed) -> None:
+    """Everything but what a box in a test cannot have."""
+    expected = {"service": "ok", "dns": "skipped", "odoo": "skipped", "odoo_clock": "skipped", "contract": "skipped"}
+    small = {"IIOT_BUFFER_QUOTA_MB": "16", "HTTP_USE_TLS": "True"}
+    result = await box.type("check", "--json", **small)
+    verdicts = {check["name"]: check for check in json.loads(result.out)["checks"]}
+    slow = verdicts.pop("disk_speed")
+    assert slow["verdict"] in ("ok", "warning"), slow
+    for name, check in verdicts.items():
+        assert check["verdict"] == expected.get(name, "ok"), check
+    assert result.status == (Exit.OK if slow["verdict"] == "ok" else Exit.DEGRADED)
+    key = box.data_folder / "master.key"
+    key.chmod(0o644)
+    result = await box.type("check", **small)
+    assert result.status == Exit.FAILING
+    assert f"chmod go-rwx {key}" in result.out
+    key.chmod(0o600)
+    await box.stop()
+    result = await box.type("check", "--json", **small)
+    verdicts = {check["name"]: check["verdict"] for check in json.loads(result.out)["checks"]}
+    assert (verdicts["health"], verdicts["ports"], verdicts["database"]) == ("skipped", "ok", "ok")
