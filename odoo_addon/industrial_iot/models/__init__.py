@@ -34,6 +34,7 @@ from . import (  # isort: skip  # what extends the models above
     iiot_command_exchange,
     iiot_device_command,
     iiot_device_config,
+    iiot_device_pairing,
     iiot_device_presence,
     iiot_device_report,
     iiot_firmware,

@@ -83,5 +83,4 @@ class IiotDevice(models.Model):
         return bool(self.env["iiot.device.token"].sudo().search_count(domain, limit=1))
 
     def _end_tokens(self):
-        super()._end_tokens()
         self.env["iiot.device.token"].sudo().search([("device_id", "in", self.ids)]).unlink()
