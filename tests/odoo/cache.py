@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -108,8 +109,10 @@ def make(target: Path, build: Callable[[Path], None]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with held(f"make-{target.name}", note=f"Another run is making {target.name}; waiting for it"):
         if not target.exists():
-            part = target.with_name(f".{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
+            for left in target.parent.glob(f".{target.name}.part-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            # A name of its own: a child of the run that was killed may still write into the old one.
+            part = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
             part.mkdir()
             build(part)
             part.rename(target)

@@ -109,7 +109,7 @@ def unpack(package: Path, root: Path) -> None:
 
 def build_tree(root: Path) -> None:
     """One root for all packages, because the links between them are relative; ``VERSION`` says which Odoo it is."""
-    with tempfile.TemporaryDirectory(dir=root.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=root) as folder:
         odoo = download(Path(folder))
         say("Odoo 19: unpacking")
         for package in sorted(Path(folder).glob("*.deb")):

@@ -34,6 +34,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_taken_for_whole(own_cache: 
         make(own_cache / "thing", fails)
     assert not (own_cache / "thing").exists()
     assert [path.name for path in make(own_cache / "thing", works).iterdir()] == ["whole"]
+    assert {path.name for path in own_cache.iterdir()} == {"thing", "locks"}, "and what it left is thrown away"
 
 
 def test_two_runs_at_once_build_once(own_cache: Path) -> None:
