@@ -111,7 +111,7 @@ ensure_odoo() {
   done
   [ "$named" != other ] || return 0
   ensure_postgresql
-  "$VENV/bin/python" -m tests.odoo.prepare || say "The tests on this Odoo will be skipped."
+  "$VENV/bin/python" -m tests.odoo.prepare || say "The tests on it will be skipped."
 }
 
 # Debian's promtool judges /metrics. It comes with the whole Prometheus server, which would start a service here: so it is
