@@ -1,4 +1,4 @@
-"""``python -m tests.bench ingest|idle|fleet|start|outage``: see the README beside this file."""
+"""``python -m tests.bench ingest|idle|fleet|start|outage|odoo|uplink``: see the README beside this file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "fleet": "5,000 devices at once, plain and with TLS; the same load from 100 and 5,000 (4 minutes)",
     "start": "time from exec to ready, with an empty buffer and with a million rows (half a minute)",
     "outage": "acknowledgement times and completeness while Odoo is stopped for a third of 90 s",
+    "odoo": "readings through /iiot/webhook into one real Odoo worker, with an empty and a long history (5 minutes)",
     "uplink": "100,000 waiting readings into the stand-in, and one reading per request (a minute)",
 }
 
@@ -24,9 +25,13 @@ def main() -> int:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
         command.add_argument("--quick", action="store_true", help="only to see that it runs: the figures mean little")
+        if name == "odoo":
+            command.add_argument("--version", type=int, default=19, choices=(19, 17), help="17: TEST_ODOO_17 names it")
+            command.add_argument("--rows", type=int, default=0, help="time lists and charts with so many rows instead")
     arguments = parser.parse_args()
     benchmark = importlib.import_module(f"tests.bench.{arguments.benchmark}")
-    status: int = benchmark.main(as_json=arguments.json, quick=arguments.quick)
+    options = {name: value for name, value in vars(arguments).items() if name in ("quick", "version", "rows")}
+    status: int = benchmark.main(as_json=arguments.json, **options)
     return status
 
 

@@ -9,7 +9,7 @@ class IiotTelemetryValue(models.Model):
 
     _name = "iiot.telemetry.value"
     _description = "IIoT Value"
-    _order = "at desc, id desc"
+    _order = "id desc"
     _rec_name = "metric"
     _log_access = False
 
@@ -22,4 +22,3 @@ class IiotTelemetryValue(models.Model):
     def init(self):
         self.env["iiot.telemetry"]._make_ids_wide(self._table)
         ensure_index(self, "device_metric_at", "(device_id, metric, at)")
-        ensure_index(self, "at_id", "(at, id)")

@@ -1,0 +1,187 @@
+"""The databases of the benchmark on a real Odoo: machines, devices, a rule, and history by the million."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.odoo import databases
+from tests.odoo.cache import cache_folder
+from tests.odoo.cluster import Cluster, free_port
+from tests.odoo.databases import DatabaseError, connection, new_database, run_odoo, tail
+from tests.odoo.releases import Odoo
+
+DEVICES = 200
+ADDONS = (*databases.ADDONS, Path(databases.__file__).parent / "addons")
+MARK = "result of the script: "
+
+SET_UP = """
+import json
+author = env.ref("base.user_admin")
+profile = env["iiot.device.profile"].create(
+    {{"name": "Bench", "keep_history": True, "metrics": "temperature\\npressure\\nrpm" if {metrics} else False}}
+)
+gateway = env["iiot.gateway"].create({{"name": "Bench", "uid": "{gateway}"}})
+machines = env["bench.machine"].create([{{"name": f"Machine {{n}}"}} for n in range({devices})])
+env["iiot.device"].create(
+    [
+        {{
+            "name": f"Bench {{n}}", "device_id": f"bench-{{n}}", "serial_number": f"SN-BENCH-{{n}}",
+            "profile_id": profile.id, "gateway_id": gateway.id, "business_ref": f"bench.machine,{{machine.id}}",
+        }}
+        for n, machine in enumerate(machines)
+    ]
+)
+field = env["ir.model.fields"]._get("bench.machine", "temperature")
+env["iiot.telemetry.rule"].with_user(author).create(
+    {{
+        "name": "Temperature", "profile_id": profile.id, "json_path": "$.temperature",
+        "target_model_id": field.model_id.id, "target_field_id": field.id,
+    }}
+)
+key = env["iiot.gateway.key"]._make(gateway, "bench")
+env.cr.commit()
+print({mark!r} + json.dumps(key))
+"""
+VIEWS = """
+import json, time
+from datetime import datetime, timedelta
+env = env(user=env.ref("base.user_admin").id, context={{"allowed_company_ids": [env.company.id]}}, su=False)
+device = env["iiot.device"].search([], limit=1, order="id desc")
+now = datetime.now()
+week, day = ["at", ">=", str(now - timedelta(days=7))], ["at", ">=", str(now - timedelta(days=1))]
+spec = {{"at": {{}}, "device_id": {{"fields": {{"display_name": {{}}}}}}, "payload_text": {{}}}}
+temperature = [("device_id", "=", device.id), ("metric", "=", "temperature")]
+def listed(domain):
+    return env["iiot.telemetry"].web_search_read(domain, spec, limit=80, count_limit=10001)
+def grouped(model, domain, groups, aggregates):
+    return env[model]._read_group(domain, groups, aggregates)
+values, hours = "iiot.telemetry.value", "iiot.telemetry.hour"
+figures = ["average:avg", "minimum:min", "maximum:max"]
+CASES = {{
+    "list of all readings, first page": lambda: listed([]),
+    "list of one device's readings": lambda: listed([("device_id", "=", device.id)]),
+    "list of one day": lambda: listed([day]),
+    "chart of a device's values, a day": lambda: grouped(values, [*temperature, day], ["at:hour"], ["value:avg"]),
+    "chart of a device's values, a week": lambda: grouped(values, [*temperature, week], ["at:hour"], ["value:avg"]),
+    "graph of all devices by day, a week": lambda: grouped(
+        hours, [("hour", ">=", week[2])], ["hour:day", "metric"], figures[:1]),
+    "pivot of all devices, a week": lambda: grouped(hours, [("hour", ">=", week[2])], ["device_id", "metric"], figures),
+    "graph of all devices by day, all time": lambda: grouped(hours, [], ["hour:day", "metric"], figures[:1]),
+}}
+times = {{}}
+for name, case in CASES.items():
+    took = []
+    for _ in range(3):
+        env.invalidate_all()
+        began = time.perf_counter()
+        found = case()
+        took.append(time.perf_counter() - began)
+    assert found, name
+    times[name] = sorted(took)[1]
+print({mark!r} + json.dumps(times))
+"""
+
+
+class Setting(NamedTuple):
+    """What the appliance of the benchmark knows."""
+
+    gateway: str
+    epoch: str
+    key: str
+
+
+def log_of(database: str) -> Path:
+    """Beginning of the names of the logs of a database."""
+    return cache_folder() / "logs" / database
+
+
+def shell(odoo: Odoo, cluster: Cluster, database: str, script: str) -> Any:
+    """Run a script in Odoo's shell; what it printed after the mark."""
+    command = odoo.command(*connection(odoo, cluster, database), "--no-http", addons=ADDONS)
+    command[command.index("server")] = "shell"
+    log = Path(f"{log_of(database)}-shell.log")
+    if run_odoo(odoo, command, log, text=f"exec({script!r})\n", timeout_s=3600) != 0:
+        raise DatabaseError(f"the script failed:\n{tail(log)}")
+    for line in log.read_text().splitlines():
+        if MARK in line:
+            return json.loads(line.split(MARK)[1])
+    raise DatabaseError(f"the script said nothing:\n{tail(log)}")
+
+
+@contextmanager
+def prepared(odoo: Odoo, cluster: Cluster, *, metrics: bool) -> Iterator[tuple[str, Setting]]:
+    """A database with 200 devices, each with a machine whose temperature the rule writes; its name and the key."""
+    with new_database(odoo, cluster) as database:
+        log = Path(f"{log_of(database)}-install.log")
+        command = odoo.command(
+            *(*connection(odoo, cluster, database), "-i", "iiot_bench", "--stop-after-init"),
+            *(f"--http-port={free_port()}", "--max-cron-threads=0"),
+            addons=ADDONS,
+        )
+        if run_odoo(odoo, command, log) != 0:
+            raise DatabaseError(f"the benchmark's add-on cannot be installed:\n{tail(log)}")
+        gateway = str(uuid.uuid4())
+        script = SET_UP.format(metrics=metrics, gateway=gateway, devices=DEVICES, mark=MARK)
+        yield database, Setting(gateway, str(uuid.uuid4()), shell(odoo, cluster, database, script))
+
+
+def fill_history(cluster: Cluster, database: str, rows: int) -> float:
+    """Readings of 90 days, in the order of time as they would have come; what a million takes, in 10⁶ bytes."""
+    before = _size(cluster, database)
+    for first in range(0, rows, 1_000_000):
+        last = min(first + 1_000_000, rows) - 1
+        cluster.sql(
+            f"""INSERT INTO iiot_telemetry (device_id, company_id, at, received_at, payload)
+                SELECT d.ids[1 + i % {DEVICES}], d.company, t.at, t.at, jsonb_build_object(
+                    'temperature', round((20 + i % 997 / 10.0)::numeric, 1), 'pressure', round(1 + i % 89 / 100.0, 2),
+                    'rpm', 1400 + i % 211, 'state', 'running')
+                FROM generate_series({first}::bigint, {last}) i,
+                    LATERAL (SELECT {_moment(rows)} AS at) t,
+                    (SELECT array_agg(id ORDER BY id) AS ids, min(company_id) AS company FROM iiot_device) d""",
+            database,
+        )
+    grown = _size(cluster, database) - before
+    cluster.sql("VACUUM ANALYZE iiot_telemetry", database)
+    return grown / rows
+
+
+def _moment(rows: int) -> str:
+    """Of row ``i``: from 90 days ago to an hour ago, evenly."""
+    step_us = 90 * 86_400 * 1_000_000 // rows
+    return f"now() AT TIME ZONE 'UTC' - interval '90 days 1 hour' + i * interval '{step_us} us'"
+
+
+def _size(cluster: Cluster, database: str) -> int:
+    return int(cluster.sql("SELECT pg_total_relation_size('iiot_telemetry')", database)[0][0])
+
+
+def time_views(odoo: Odoo, cluster: Cluster, rows: int) -> dict[str, float]:
+    """Seconds that lists, charts and graphs take with so many readings and values, and their hours; medians of 3."""
+    with prepared(odoo, cluster, metrics=True) as (database, _):
+        fill_history(cluster, database, rows)
+        devices = "(SELECT array_agg(id ORDER BY id) AS ids, min(company_id) AS company FROM iiot_device) d"
+        cluster.sql(
+            f"""INSERT INTO iiot_telemetry_value (device_id, company_id, metric, at, value)
+                SELECT d.ids[1 + i % {DEVICES}], d.company,
+                       (ARRAY['temperature', 'pressure', 'rpm'])[1 + i / {DEVICES} % 3], {_moment(rows)}, i % 997
+                FROM generate_series(0::bigint, {rows - 1}) i, {devices}""",
+            database,
+        )
+        cluster.sql(
+            f"""INSERT INTO iiot_telemetry_hour (device_id, company_id, metric, hour, readings, total, average, minimum,
+                                                 maximum, last, last_at)
+                SELECT device, d.company, metric, hour, 10, 500, 50, 1, 99, 7, hour + interval '59 minutes'
+                FROM {devices}, unnest(d.ids) device, unnest(ARRAY['temperature', 'pressure', 'rpm']) metric,
+                     generate_series(date_trunc('hour', now() AT TIME ZONE 'UTC') - interval '90 days',
+                                     now() AT TIME ZONE 'UTC', interval '1 hour') hour""",
+            database,
+        )
+        cluster.sql("VACUUM ANALYZE iiot_telemetry_value", database)
+        cluster.sql("VACUUM ANALYZE iiot_telemetry_hour", database)
+        found: dict[str, float] = shell(odoo, cluster, database, VIEWS.format(mark=MARK))
+        return found
