@@ -318,6 +318,7 @@ class Appliance:
                 ca_pem=identity.certificates.ca_pem,
                 page_at_the_box=settings.iiot_page_at_the_box,
                 stopping=self._stop.is_set,
+                sync_soon=lambda: self.odoo is not None and self.odoo.ask_soon(),
             ),
             mqtt_sockets=self._mqtt_sockets,
         )

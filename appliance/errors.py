@@ -117,6 +117,13 @@ class RequestError(ApplianceError):
         return Problem(self.status, self.code, str(self), retry_after_s=self.retry_after_s)
 
 
+class NoOdooError(RequestError):
+    """There is no Odoo that this appliance could ask."""
+
+    status = 409
+    code: ProblemCode = "no_odoo"
+
+
 class UnknownDeviceError(RequestError):
     """No device of this id is paired with this appliance."""
 

@@ -47,6 +47,7 @@ ProblemCode = Literal[
     "pending",
     "store_unavailable",
     "gateway_busy",
+    "no_odoo",
     "behind",
     "internal",
 ]

@@ -118,6 +118,11 @@ class OdooLink:
         """What must run, by name."""
         return {"uplink": self.pump.run(), "sync": self.sync.run()}
 
+    def ask_soon(self) -> bool:
+        """Somebody says that Odoo has work."""
+        self.sync.wake()
+        return True
+
     def stuck(self) -> str | None:
         """What is in the same step for longer than any step can take; Odoo being away is none: then both sleep."""
         longest_s = self.client.longest_s + STEP_S

@@ -187,6 +187,12 @@ class CommandAccepted(_Answer):
     state: CommandState
 
 
+class SyncSoon(_Answer):
+    """Odoo is asked as soon as may be."""
+
+    sync: Literal["soon"] = "soon"
+
+
 class Counts(_Answer):
     """Readings: received = stored + waiting + parked + removed."""
 

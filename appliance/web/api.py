@@ -34,6 +34,7 @@ from appliance.web.routes import Line as _Line
 from appliance.web.routes import routes as _routes
 from appliance.web.services import Health, WebServices
 from appliance.web.status import StatusRoutes
+from appliance.web.sync import SyncRoute
 
 __all__ = ["Health", "WebLimits", "WebServices", "create_app"]
 
@@ -89,6 +90,7 @@ def create_app(
         _Line("POST", "/api/v1/command/send", commands.send),
         _Line("GET", "/api/v1/command/{command_id}", commands.status),
         _Line("DELETE", "/api/v1/command/{command_id}", commands.cancel),
+        _Line("POST", "/api/v1/sync", SyncRoute(services.sync_soon).soon),
         _Line("POST", "/api/v1/ota/send", updates.send),
         _Line("GET", "/api/v1/ota/{update_id}", updates.status),
         _Line("DELETE", "/api/v1/ota/{update_id}", updates.cancel),

@@ -131,5 +131,7 @@ class WebServices:
     ca_pem: str
     stopping: Callable[[], bool] = lambda: False
     """Whether the appliance is about to stop: what takes long must come to an end."""
+    sync_soon: Callable[[], bool] = lambda: False
+    """Ask Odoo for work now; false where there is no Odoo to ask."""
     page_at_the_box: bool = True
     """Whether a browser on this very machine sees the status page without a key."""

@@ -140,7 +140,7 @@ async def test_no_body_is_read_deeper_than_it_may_be(
 
 async def test_each_answer_of_success_was_seen_once(world: World, described: dict[str, Any]) -> None:
     """Walks through every route; the client itself holds each answer against the document."""
-    app = world.app()
+    app = world.app(sync_soon=lambda: True)
     await world.pair("press-07", "SN-1")
     world.odoo.issue("T-2", "SN-2", "press-08")
     for number in range(4):
@@ -157,6 +157,7 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         ("POST", f"{command}/send", order),
         ("GET", f"{command}/c-1", None),
         ("DELETE", f"{command}/c-1", None),
+        ("POST", "/api/v1/sync", None),
         ("POST", "/api/v1/ota/send", update),
         ("GET", "/api/v1/ota/u-1", None),
         ("DELETE", "/api/v1/ota/u-1", None),
