@@ -1,1 +1,1 @@
-from . import config, gateway, webhook
+from . import command, config, gateway, webhook
