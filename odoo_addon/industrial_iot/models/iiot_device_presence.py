@@ -10,7 +10,10 @@ from odoo import _, api, fields, models
 from ..lib.message import Message
 from ..lib.times import AHEAD_TOLERANCE, parse_rfc3339
 
+SILENT_AFTER = timedelta(minutes=2)
+"""An appliance asks every few seconds: after this nobody knows any more who is connected to it."""
 CAUGHT_UP_AFTER = timedelta(minutes=1)
+"""By then a gateway that speaks again has told what changed in between: that goes ahead of all readings."""
 TEXT_CHARACTERS = 300
 ACTIVITIES_AT_A_TIME = 200
 INACTIVE_XMLID = "industrial_iot.activity_inactive"
@@ -79,9 +82,12 @@ class IiotDevice(models.Model):
     # --- while a gateway is silent ---------------------------------------------------------------------------
 
     @api.model
-    def _note_gateway_silent(self, gateways):
-        """Of the devices of these gateways nothing is known until they speak again."""
-        self._set_status(gateways, "'unknown'", "s.connection_status != 'unknown'")
+    def _cron_connection(self):
+        """Of the devices of silent gateways nothing is known until these speak again."""
+        since = fields.Datetime.now() - SILENT_AFTER
+        gateways = self.env["iiot.gateway"].with_context(active_test=False).search([])
+        silent = gateways.filtered(lambda gateway: not gateway.last_contact or gateway.last_contact < since)
+        self._set_status(silent, "'unknown'", "s.connection_status != 'unknown'")
 
     @api.model
     def _note_gateway_heard(self, gateway):
@@ -136,6 +142,25 @@ class IiotDevice(models.Model):
                 user_id=(device.gateway_id.user_id or self.env.user).id,
             )
         heard.activity_unlink([INACTIVE_XMLID])
+
+
+class IiotGatewayReport(models.Model):
+    _inherit = "iiot.gateway.report"
+
+    contact_since = fields.Datetime(readonly=True, help="Since when it has been heard of without a gap.")
+
+
+class IiotGateway(models.Model):
+    _inherit = "iiot.gateway"
+
+    def _note_report(self, asked, **values):
+        now = fields.Datetime.now()
+        if not self.last_contact or self.last_contact < now - SILENT_AFTER:
+            self.report_id.contact_since = now
+        super()._note_report(asked, **values)
+        # one that comes back may have to tell first who left while it was away
+        if not self.waiting or not self.contact_since or self.contact_since <= now - CAUGHT_UP_AFTER:
+            self.env["iiot.device"]._note_gateway_heard(self)
 
 
 def _is_presence(message: Message) -> bool:

@@ -12,6 +12,7 @@ class IiotDeviceState(models.Model):
         [("online", "Online"), ("offline", "Offline"), ("unknown", "Unknown")],
         default="unknown",
         required=True,
+        readonly=True,
         index=True,
         help="Unknown: never heard of, or its gateway is silent.",
     )
@@ -19,21 +20,28 @@ class IiotDeviceState(models.Model):
         [("online", "Online"), ("offline", "Offline"), ("unknown", "Unknown")],
         default="unknown",
         required=True,
+        readonly=True,
         help="What the gateway told last; the connection status is unknown while the gateway is silent.",
     )
-    connection_since = fields.Datetime("Connected or Offline Since", help="When the present connection status began.")
-    offline_code = fields.Char("Reason Code", help="Why it is offline, in one word of the contract.")
-    offline_reason = fields.Char("Why Offline")
-    address = fields.Char("Network Address")
-    is_contested = fields.Boolean(
-        "Contested", help="Two clients seem to use the credentials of this device: they take the connection in turns."
+    connection_since = fields.Datetime(
+        "Connected or Offline Since", help="When the present connection status began.", readonly=True
     )
-    reconnects = fields.Integer(help="Connections since the device was paired, beside the first.")
-    takeovers = fields.Integer(help="Connections that ended an older one of the same device.")
-    presence_at = fields.Datetime(help="Time of the newest message on its connection.")
-    last_seen = fields.Datetime(index=True, help="Last packet of any kind that the appliance told of.")
-    last_telemetry = fields.Datetime(index=True, help="Time of the newest reading.")
-    last_values = fields.Json(help="The newest reading, as the device sent it.")
-    is_inactive = fields.Boolean("Inactive", index=True, help="Not heard of for longer than its template allows.")
-    firmware_version = fields.Char(help="The version that runs, as far as the device has said.")
-    hardware = fields.Char(help="What the device said of itself when it was paired.")
+    offline_code = fields.Char("Reason Code", help="Why it is offline, in one word of the contract.", readonly=True)
+    offline_reason = fields.Char("Why Offline", readonly=True)
+    address = fields.Char("Network Address", readonly=True)
+    is_contested = fields.Boolean(
+        "Contested",
+        help="Two clients seem to use the credentials of this device: they take the connection in turns.",
+        readonly=True,
+    )
+    reconnects = fields.Integer(help="Connections since the device was paired, beside the first.", readonly=True)
+    takeovers = fields.Integer(help="Connections that ended an older one of the same device.", readonly=True)
+    presence_at = fields.Datetime(help="Time of the newest message on its connection.", readonly=True)
+    last_seen = fields.Datetime(index=True, help="Last packet of any kind that the appliance told of.", readonly=True)
+    last_telemetry = fields.Datetime(index=True, help="Time of the newest reading.", readonly=True)
+    last_values = fields.Json(help="The newest reading, as the device sent it.", readonly=True)
+    is_inactive = fields.Boolean(
+        "Inactive", index=True, help="Not heard of for longer than its template allows.", readonly=True
+    )
+    firmware_version = fields.Char(help="The version that runs, as far as the device has said.", readonly=True)
+    hardware = fields.Char(help="What the device said of itself when it was paired.", readonly=True)
