@@ -14,13 +14,11 @@ class ResGroups(models.Model):
         groups = self.env.ref("industrial_iot.group_iiot_user") | self.env.ref("industrial_iot.group_iiot_admin")
         category = self.env.ref("industrial_iot.module_category_iiot")
         if "privilege_id" in self._fields:
-            privilege = self.env.ref("industrial_iot.privilege_iiot", raise_if_not_found=False)
-            if not privilege:
-                values = {"name": "Industrial IoT", "category_id": category.id}
-                privilege = self.env["res.groups.privilege"]._load_records(
-                    [{"xml_id": "industrial_iot.privilege_iiot", "values": values}]
-                )
-            groups.privilege_id = privilege
+            # with each update: what is not named in one is removed at its end
+            values = {"name": "Industrial IoT", "category_id": category.id}
+            groups.privilege_id = self.env["res.groups.privilege"]._load_records(
+                [{"xml_id": "industrial_iot.privilege_iiot", "values": values}], update=True
+            )
         else:
             groups.category_id = category
         users = self.env["res.users"]
