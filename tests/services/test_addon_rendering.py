@@ -116,3 +116,20 @@ def test_the_appliance_refuses_what_the_addon_refuses(renderer: Any) -> None:
         appliance_rendering.Renderer(clock=StoppedClock()).render("{% if %}", action="a", params={}, device_id="d")
     with pytest.raises(rendering.RenderingError):
         renderer.check("{% if %}")
+
+
+@pytest.mark.parametrize(
+    ("template", "actions", "numbers"),
+    [
+        ("{{ params.a }}{{ params['b c'] }}", [], {"a": 7, "b c": 7}),
+        ("{{ params.axes[0].x }}{{ params.axes[1]['y'] }}", [], {"axes": [{"x": 7}, {"y": 7}]}),
+        ("{% for k, v in params.items() %}{{ k }}{% endfor %}{{ params.items }}", [], {"items": 7}),
+        ("{% if action == 'a' %}{% elif 'b' == action %}{% elif action in ['c', 'd'] %}{% endif %}", list("abcd"), {}),
+        ("{{ params.a }}{{ params.a.b }}{{ params.a.b.c }}", [], {"a": {"b": {"c": 7}}}),
+    ],
+)
+def test_a_template_tells_what_it_asks_for(template: str, actions: list[str], numbers: dict[str, Any]) -> None:
+    samples = addon_lib("template_samples")
+    found, paths = samples.named_in(template)
+    assert found == actions
+    assert samples._sample(paths, 7) == numbers

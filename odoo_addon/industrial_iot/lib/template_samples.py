@@ -14,6 +14,7 @@ SAMPLE_TEXT = "Ünï \"quoted\" 'ok' \\ 重置"
 SAMPLE_NUMBER = 7
 OTHER_ACTION = "any_other_action"
 MOST_ACTIONS = 20
+LONGEST_LIST = 20
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,10 @@ def named_in(template: str) -> tuple[list[str], list[tuple[str | int, ...]]]:
         sides = [compare.expr, *(operand.expr for operand in compare.ops)]
         if any(isinstance(side, nodes.Name) and side.name == "action" for side in sides):
             actions += [text for side in sides for text in _texts(side)]
-    paths = {path for node in tree.find_all((nodes.Getattr, nodes.Getitem)) if (path := _path(node))}
+    # params.items() is the method, params.items a parameter
+    methods = {id(call.node) for call in tree.find_all(nodes.Call)}
+    read = [node for node in tree.find_all((nodes.Getattr, nodes.Getitem)) if id(node) not in methods]
+    paths = {path for node in read if (path := _path(node))}
     return list(dict.fromkeys(actions))[:MOST_ACTIONS], sorted(paths, key=str)
 
 
@@ -89,26 +93,22 @@ def _path(node: nodes.Node) -> tuple[str | int, ...] | None:
 
 
 def _sample(paths: list[tuple[str | int, ...]], value: Any) -> dict[str, Any]:
-    """Parameters in which each path leads to ``value``; methods such as ``params.items()`` are no parameters."""
+    """Parameters in which each path leads to ``value``, or on to what is inside."""
     params: dict[str, Any] = {}
     for path in paths:
-        if path[-1] in ("items", "keys", "values", "get") or not isinstance(path[0], str):
-            path = path[:-1]
-        _put(params, path, value)
+        if not any(other[: len(path)] == path for other in paths if other != path):
+            _put(params, path, value)
     return params
 
 
 def _put(place: Any, path: tuple[str | int, ...], value: Any) -> None:
-    for step, following in zip(path, (*path[1:], None), strict=True):
+    for position, step in enumerate(path):
+        following = path[position + 1] if position + 1 < len(path) else None
         inner: Any = value if following is None else [] if isinstance(following, int) else {}
         if isinstance(place, dict) and isinstance(step, str):
-            if following is None or not isinstance(place.get(step), (dict, list)):
-                # what has something inside stays
-                inner = place[step] if isinstance(place.get(step), (dict, list)) else inner
-                place[step] = inner
-            place = place[step]
-        elif isinstance(place, list) and isinstance(step, int) and 0 <= step < 20:
-            place += [inner for _ in range(len(place), step + 1)]
+            place = place.setdefault(step, inner)
+        elif isinstance(place, list) and isinstance(step, int) and 0 <= step < LONGEST_LIST:
+            place += [inner if index == step else {} for index in range(len(place), step + 1)]
             place = place[step]
         else:
             return

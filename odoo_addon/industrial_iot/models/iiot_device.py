@@ -91,7 +91,6 @@ class IiotDevice(models.Model):
         help="Draft, provisioned (it has a token), active (it is paired), disabled, retired.",
     )
     paired_at = fields.Datetime(readonly=True, copy=False)
-    revoked_at = fields.Datetime(readonly=True, copy=False, help="When it lost its last pairing.")
     config_version = fields.Integer(
         default=1, readonly=True, copy=False, help="Counts the changes of what the device is told."
     )
@@ -225,13 +224,6 @@ class IiotDevice(models.Model):
         if self.paired_at:
             return "active"
         return "provisioned" if self._has_open_token() else "draft"
-
-    def _has_open_token(self) -> bool:
-        if "iiot.device.token" not in self.env:
-            return False
-        tokens = self.env["iiot.device.token"].sudo()
-        domain = [("device_id", "=", self.id), ("claimed_at", "=", False), ("expires_at", ">", fields.Datetime.now())]
-        return bool(tokens.search_count(domain, limit=1))
 
     def action_generate_token(self):
         """Make a one-time token and show it; it is kept nowhere but as its hash."""
