@@ -85,6 +85,13 @@ class LedgerReport(Report):
     repeated: int
 
 
+class DiskReport(Report):
+    """The disk that holds the buffer."""
+
+    free_bytes: Count
+    total_bytes: Count
+
+
 class SyncRequest(Report):
     """Body of ``POST /iiot/gateway/sync``: heartbeat, report, and how far the appliance knows Odoo's changes."""
 
@@ -109,6 +116,8 @@ class SyncRequest(Report):
     problems: list[str] = Field(default_factory=list, max_length=50)
     backlog: BacklogReport | None = None
     ledger: LedgerReport | None = None
+    disk: DiskReport | None = None
+    """As of the last look; left out before the first."""
     devices_paired: int = 0
     devices_online: int = 0
     api_url: str | None = None

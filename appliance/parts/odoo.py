@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from appliance import __version__
-from appliance.contract.sync import BacklogReport, LedgerReport
+from appliance.contract.sync import BacklogReport, DiskReport, LedgerReport
 from appliance.contract.times import Clock, rfc3339
 from appliance.enrolment import OdooAccess
 from appliance.parts.health import HealthService
@@ -152,6 +152,7 @@ class OdooLink:
         backlog = self._buffer.backlog()
         oldest_ms = backlog.oldest_received_at_ms
         total, _ = await self._database.run(read_total)
+        disk = self._health.looks.disk
         return GatewayReport(
             name=self._settings.mqtt_client_id,
             version=__version__,
@@ -173,6 +174,7 @@ class OdooLink:
                 refused=total.refused,
                 repeated=total.repeated,
             ),
+            disk=DiskReport(free_bytes=disk["free_bytes"], total_bytes=disk["total_bytes"]) if disk else None,
             devices_paired=len(self._registry),
             devices_online=self._presence.online,
             api_url=self._api_url,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from appliance.contract.sync import (
     MOST_STARTS,
     BacklogReport,
+    DiskReport,
     EpochReport,
     LedgerReport,
     StartReport,
@@ -32,6 +33,7 @@ class GatewayReport:
     problems: Sequence[str] = ()
     backlog: BacklogReport | None = None
     ledger: LedgerReport | None = None
+    disk: DiskReport | None = None
     devices_paired: int = 0
     devices_online: int = 0
     api_url: str | None = None
@@ -69,6 +71,7 @@ def sync_request(
             "problems": [problem[:PROBLEM_CHARACTERS] for problem in report.problems[:PROBLEMS]],
             "backlog": report.backlog,
             "ledger": report.ledger,
+            "disk": report.disk,
             "devices_paired": report.devices_paired,
             "devices_online": report.devices_online,
             "api_url": report.api_url,
