@@ -1,1 +1,1 @@
-from . import command, config, gateway, webhook
+from . import command, config, firmware, gateway, webhook

@@ -2,7 +2,7 @@ import json
 import secrets
 from typing import Any
 
-from odoo import api, fields, models
+from odoo import api, models
 
 from ..lib import json_text
 
@@ -221,8 +221,6 @@ class IiotDeviceChange(models.AbstractModel):
 
 class IiotDevice(models.Model):
     _inherit = "iiot.device"
-
-    revoked_at = fields.Datetime(readonly=True, copy=False, help="When it lost its last pairing.")
 
     def _note_change(self):
         """Let the gateways of these devices learn, with their next sync, that something of them has changed."""

@@ -7,7 +7,7 @@ class IiotDevice(models.Model):
     def _take_pairing(self, gateway):
         """It is paired with this gateway from now on; one that had it before hears that it is gone."""
         self.ensure_one()
-        values = {"paired_at": fields.Datetime.now(), "state": "active"}
+        values = {"paired_at": fields.Datetime.now(), "revoked_at": False, "state": "active"}
         if self.gateway_id != gateway:
             values["gateway_id"] = gateway.id
         self.sudo().write(values)

@@ -78,9 +78,6 @@ class IiotDevice(models.Model):
         model.create({"device_id": self.id, "digest": tokens.digest(token), "expires_at": expires_at})
         return token
 
-    def _has_open_token(self) -> bool:
-        domain = [("device_id", "in", self.ids), ("claimed_at", "=", False), ("expires_at", ">", fields.Datetime.now())]
-        return bool(self.env["iiot.device.token"].sudo().search_count(domain, limit=1))
-
     def _end_tokens(self):
+        """None of their tokens leads anywhere any more."""
         self.env["iiot.device.token"].sudo().search([("device_id", "in", self.ids)]).unlink()

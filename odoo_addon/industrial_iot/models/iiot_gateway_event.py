@@ -43,8 +43,6 @@ class IiotGatewayEvent(models.Model):
         device = self.device_id
         if device.paired_at and device.paired_at <= self.at and device.gateway_id == self.gateway_id:
             device._revoke_pairing()
-            if device.state == "active":
-                device.state = "draft"
 
     @api.autovacuum
     def _remove_old(self):

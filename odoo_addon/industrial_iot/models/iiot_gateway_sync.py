@@ -70,9 +70,8 @@ class IiotGateway(models.Model):
 
     def _offer_work(self) -> dict[str, Any]:
         """Commands and updates for the appliance to fetch; what does not fit is offered with the next sync."""
-        nothing = {"commands": [], "cancel_commands": [], "updates": [], "more": False}
-        commands = self.env["iiot.command"]._offer(self, MOST_WORK) if "iiot.command" in self.env else nothing
-        updates = self.env["iiot.update"]._offer(self, MOST_WORK) if "iiot.update" in self.env else nothing
+        commands = self.env["iiot.command"]._offer(self, MOST_WORK)
+        updates = self.env["iiot.update"]._offer(self, MOST_WORK)
         kept_commands, kept_updates = _fitting(commands["commands"]), _fitting(updates["updates"])
         cut = len(kept_commands) < len(commands["commands"]) or len(kept_updates) < len(updates["updates"])
         return {
@@ -86,8 +85,8 @@ class IiotGateway(models.Model):
         """Whether a sync would bring something new; ``cursor`` is the one that the appliance told last."""
         return (
             self.env["iiot.device.change"]._has_news(self.id, cursor)
-            or ("iiot.command" in self.env and self.env["iiot.command"]._has_new(self))
-            or ("iiot.update" in self.env and self.env["iiot.update"]._has_new(self))
+            or self.env["iiot.command"]._has_new(self)
+            or self.env["iiot.update"]._has_new(self)
         )
 
     # --- silence -----------------------------------------------------------------------------------------------

@@ -268,11 +268,11 @@ class IiotInbox(models.AbstractModel):
     def _hand_over(self, gateway, messages: list[Message]) -> None:
         """Each message to the part that knows its kind, in the order in which they came."""
         takers = {
-            "presence": self._taker("iiot.device", "_take_presence"),
-            "command_state": self._taker("iiot.command", "_take_states"),
-            "command_response": self._taker("iiot.command", "_take_states"),
-            "ota_status": self._taker("iiot.update", "_take_statuses"),
-            TELEMETRY: self._taker("iiot.telemetry", "_take"),
+            "presence": self.env["iiot.device"]._take_presence,
+            "command_state": self.env["iiot.command"]._take_states,
+            "command_response": self.env["iiot.command"]._take_states,
+            "ota_status": self.env["iiot.update"]._take_statuses,
+            TELEMETRY: self.env["iiot.telemetry"]._take,
             GATEWAY_EVENT: gateway._take_events,
         }
         parts: dict[Any, list[Message]] = {}
@@ -280,8 +280,3 @@ class IiotInbox(models.AbstractModel):
             parts.setdefault(takers[message.kind], []).append(message)
         for take, part in parts.items():
             take(part)
-
-    @api.model
-    def _taker(self, model: str, name: str) -> Any:
-        """Of a part that is not built yet: nothing happens."""
-        return getattr(self.env.get(model), name, len)
