@@ -180,7 +180,7 @@ run_tests() {
   "$VENV/bin/ruff" check .
   "$VENV/bin/ruff" format --check .
   "$VENV/bin/mypy"
-  exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-auto}" "$@"
+  exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-auto}" --dist loadgroup "$@"
 }
 
 not_yet() {

@@ -1,42 +1,17 @@
-"""What every Odoo side of the contract must do; the stand-in passes this, and the add-on has to pass it too."""
+"""What every Odoo side of the contract must do; the stand-in passes this, and the add-on in a real Odoo."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.contract.sides import NewDevice, OdooSide
 from tests.firmware_sim.stand_in import API_KEY, stand_in
-
-
-@dataclass(frozen=True)
-class NewDevice:
-    device_id: str
-    serial: str
-    token: str
-
-
-class OdooSide(Protocol):
-    """One running Odoo: ``http`` speaks to its contract routes with the right key."""
-
-    http: httpx.Client
-
-    def new_device(self, **config: Any) -> NewDevice:
-        """A device with a fresh token."""
-
-    def disable(self, device_id: str) -> None:
-        """Switch a device off."""
-
-    def effects(self, device_id: str) -> list[dict[str, Any]]:
-        """What took effect for a device, oldest first: ``kind`` and ``payload`` among its members."""
-
-    def new_code(self, gateway_uid: str | None = None) -> str:
-        """A code from the form of a gateway: of a new one, or of the one that was enrolled under this uid."""
 
 
 class StandInSide:
@@ -67,8 +42,15 @@ class StandInSide:
         self._control.close()
 
 
-@pytest.fixture(scope="module", params=["stand-in"])
-def odoo(request: pytest.FixtureRequest) -> Iterator[OdooSide]:
+def _real(major: int) -> Any:
+    return pytest.param(f"odoo-{major}", marks=pytest.mark.xdist_group(f"contract-odoo-{major}"))
+
+
+@pytest.fixture(scope="module", params=["stand-in", _real(19), _real(17)])
+def odoo(request: pytest.FixtureRequest, real_odoo: Callable[[int], OdooSide]) -> Iterator[OdooSide]:
+    if request.param != "stand-in":
+        yield real_odoo(int(request.param.partition("-")[2]))
+        return
     with stand_in() as addresses:
         side = StandInSide(addresses["url"], addresses["control_url"])
         yield side
