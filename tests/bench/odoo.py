@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.bench import odoo_database
@@ -17,6 +16,7 @@ from tests.bench.processes import cpu_seconds
 from tests.bench.report import finish, progress, table
 from tests.odoo.cluster import Cluster, running_cluster
 from tests.odoo.releases import NoOdooError, Odoo, find
+from tests.odoo.scripts import ADDONS
 from tests.odoo.server import OdooServer
 
 SIZES = (1, 50, 500)
@@ -150,14 +150,15 @@ def measure(load: Load, server: OdooServer, cluster: Cluster, plan: Plan) -> dic
 @contextmanager
 def serving(odoo: Odoo, cluster: Cluster, *, metrics: bool) -> Iterator[tuple[OdooServer, Load]]:
     """One Odoo worker on a fresh database with the machines of the benchmark, warm."""
-    with odoo_database.prepared(odoo, cluster, metrics=metrics) as (database, setting):
-        log = Path(f"{odoo_database.log_of(database)}-server.log")
-        with OdooServer(odoo, cluster, database, workers=1, addons=odoo_database.ADDONS, log=log) as server:
-            load = Load(setting, server)
-            for body in [*load.bodies(500, 3), *load.bodies(1, 3)]:
-                load.post(body)
-            yield server, load
-            check_account(load, cluster, database)
+    with (
+        odoo_database.prepared(odoo, cluster, metrics=metrics) as (database, setting),
+        OdooServer(odoo, cluster, database, workers=1, addons=ADDONS) as server,
+    ):
+        load = Load(setting, server)
+        for body in [*load.bodies(500, 3), *load.bodies(1, 3)]:
+            load.post(body)
+        yield server, load
+        check_account(load, cluster, database)
 
 
 def check_account(load: Load, cluster: Cluster, database: str) -> None:

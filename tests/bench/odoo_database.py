@@ -2,59 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tests.odoo import databases
-from tests.odoo.cache import cache_folder
-from tests.odoo.cluster import Cluster, free_port
-from tests.odoo.databases import DatabaseError, connection, new_database, run_odoo, tail
+from tests.odoo.cluster import Cluster
+from tests.odoo.databases import new_database
 from tests.odoo.releases import Odoo
+from tests.odoo.scripts import add_modules, run_script
 
 DEVICES = 200
-ADDONS = (*databases.ADDONS, Path(databases.__file__).parent / "addons")
-MARK = "result of the script: "
 
 SET_UP = """
-import json
 author = env.ref("base.user_admin")
 profile = env["iiot.device.profile"].create(
-    {{"name": "Bench", "keep_history": True, "metrics": "temperature\\npressure\\nrpm" if {metrics} else False}}
+    {"name": "Bench", "keep_history": True, "metrics": "temperature\\npressure\\nrpm" if metrics else False}
 )
-gateway = env["iiot.gateway"].create({{"name": "Bench", "uid": "{gateway}"}})
-machines = env["bench.machine"].create([{{"name": f"Machine {{n}}"}} for n in range({devices})])
+gateway = env["iiot.gateway"].create({"name": "Bench", "uid": gateway_uid})
+machines = env["bench.machine"].create([{"name": f"Machine {n}"} for n in range(devices)])
 env["iiot.device"].create(
     [
-        {{
-            "name": f"Bench {{n}}", "device_id": f"bench-{{n}}", "serial_number": f"SN-BENCH-{{n}}",
-            "profile_id": profile.id, "gateway_id": gateway.id, "business_ref": f"bench.machine,{{machine.id}}",
-        }}
+        {
+            "name": f"Bench {n}", "device_id": f"bench-{n}", "serial_number": f"SN-BENCH-{n}",
+            "profile_id": profile.id, "gateway_id": gateway.id, "business_ref": f"bench.machine,{machine.id}",
+        }
         for n, machine in enumerate(machines)
     ]
 )
 field = env["ir.model.fields"]._get("bench.machine", "temperature")
 env["iiot.telemetry.rule"].with_user(author).create(
-    {{
+    {
         "name": "Temperature", "profile_id": profile.id, "json_path": "$.temperature",
         "target_model_id": field.model_id.id, "target_field_id": field.id,
-    }}
+    }
 )
 key = env["iiot.gateway.key"]._make(gateway, "bench")
 env.cr.commit()
-print({mark!r} + json.dumps(key))
+answer(key)
 """
 VIEWS = """
-import json, time
+import time
 from datetime import datetime, timedelta
-env = env(user=env.ref("base.user_admin").id, context={{"allowed_company_ids": [env.company.id]}}, su=False)
+env = env(user=env.ref("base.user_admin").id, context={"allowed_company_ids": [env.company.id]}, su=False)
 device = env["iiot.device"].search([], limit=1, order="id desc")
 now = datetime.now()
 week, day = ["at", ">=", str(now - timedelta(days=7))], ["at", ">=", str(now - timedelta(days=1))]
-spec = {{"at": {{}}, "device_id": {{"fields": {{"display_name": {{}}}}}}, "payload_text": {{}}}}
+spec = {"at": {}, "device_id": {"fields": {"display_name": {}}}, "payload_text": {}}
 temperature = [("device_id", "=", device.id), ("metric", "=", "temperature")]
 def listed(domain):
     return env["iiot.telemetry"].web_search_read(domain, spec, limit=80, count_limit=10001)
@@ -62,7 +56,7 @@ def grouped(model, domain, groups, aggregates):
     return env[model]._read_group(domain, groups, aggregates)
 values, hours = "iiot.telemetry.value", "iiot.telemetry.hour"
 figures = ["average:avg", "minimum:min", "maximum:max"]
-CASES = {{
+CASES = {
     "list of all readings, first page": lambda: listed([]),
     "list of one device's readings": lambda: listed([("device_id", "=", device.id)]),
     "list of one day": lambda: listed([day]),
@@ -72,8 +66,8 @@ CASES = {{
         hours, [("hour", ">=", week[2])], ["hour:day", "metric"], figures[:1]),
     "pivot of all devices, a week": lambda: grouped(hours, [("hour", ">=", week[2])], ["device_id", "metric"], figures),
     "graph of all devices by day, all time": lambda: grouped(hours, [], ["hour:day", "metric"], figures[:1]),
-}}
-times = {{}}
+}
+times = {}
 for name, case in CASES.items():
     took = []
     for _ in range(3):
@@ -83,7 +77,7 @@ for name, case in CASES.items():
         took.append(time.perf_counter() - began)
     assert found, name
     times[name] = sorted(took)[1]
-print({mark!r} + json.dumps(times))
+answer(times)
 """
 
 
@@ -95,39 +89,14 @@ class Setting(NamedTuple):
     key: str
 
 
-def log_of(database: str) -> Path:
-    """Beginning of the names of the logs of a database."""
-    return cache_folder() / "logs" / database
-
-
-def shell(odoo: Odoo, cluster: Cluster, database: str, script: str) -> Any:
-    """Run a script in Odoo's shell; what it printed after the mark."""
-    command = odoo.command(*connection(odoo, cluster, database), "--no-http", addons=ADDONS)
-    command[command.index("server")] = "shell"
-    log = Path(f"{log_of(database)}-shell.log")
-    if run_odoo(odoo, command, log, text=f"exec({script!r})\n", timeout_s=3600) != 0:
-        raise DatabaseError(f"the script failed:\n{tail(log)}")
-    for line in log.read_text().splitlines():
-        if MARK in line:
-            return json.loads(line.split(MARK)[1])
-    raise DatabaseError(f"the script said nothing:\n{tail(log)}")
-
-
 @contextmanager
 def prepared(odoo: Odoo, cluster: Cluster, *, metrics: bool) -> Iterator[tuple[str, Setting]]:
     """A database with 200 devices, each with a machine whose temperature the rule writes; its name and the key."""
     with new_database(odoo, cluster) as database:
-        log = Path(f"{log_of(database)}-install.log")
-        command = odoo.command(
-            *(*connection(odoo, cluster, database), "-i", "iiot_bench", "--stop-after-init"),
-            *(f"--http-port={free_port()}", "--max-cron-threads=0"),
-            addons=ADDONS,
-        )
-        if run_odoo(odoo, command, log) != 0:
-            raise DatabaseError(f"the benchmark's add-on cannot be installed:\n{tail(log)}")
+        add_modules(odoo, cluster, database, "iiot_bench")
         gateway = str(uuid.uuid4())
-        script = SET_UP.format(metrics=metrics, gateway=gateway, devices=DEVICES, mark=MARK)
-        yield database, Setting(gateway, str(uuid.uuid4()), shell(odoo, cluster, database, script))
+        key = run_script(odoo, cluster, database, SET_UP, metrics=metrics, gateway_uid=gateway, devices=DEVICES)
+        yield database, Setting(gateway, str(uuid.uuid4()), key)
 
 
 def fill_history(cluster: Cluster, database: str, rows: int) -> float:
@@ -183,5 +152,5 @@ def time_views(odoo: Odoo, cluster: Cluster, rows: int) -> dict[str, float]:
         )
         cluster.sql("VACUUM ANALYZE iiot_telemetry_value", database)
         cluster.sql("VACUUM ANALYZE iiot_telemetry_hour", database)
-        found: dict[str, float] = shell(odoo, cluster, database, VIEWS.format(mark=MARK))
+        found: dict[str, float] = run_script(odoo, cluster, database, VIEWS)
         return found

@@ -3,7 +3,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-import psycopg2
 from odoo import _, api, models
 from odoo.exceptions import ValidationError
 from psycopg2.extras import execute_values
@@ -12,6 +11,7 @@ from ..lib.batch import storable_json
 from ..lib.message import Message
 from ..lib.problems import RejectedError
 from ..lib.times import utc_now
+from .failures import is_transient
 from .rights import check_records
 
 _logger = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ class IiotDevice(models.Model):
             try:
                 with self.env.cr.savepoint():
                     device.process_telemetry_data(payload)
-            except psycopg2.OperationalError:
-                raise  # a conflict: the whole request is repeated
-            except Exception:
+            except Exception as error:
+                if is_transient(error):
+                    raise  # the whole request is repeated
                 _logger.exception("An extension of process_telemetry_data failed for %s", message.device_name)
 
     def _take_newest(self, messages: Sequence[Message], devices: Mapping[int, Any]) -> Collection[int]:

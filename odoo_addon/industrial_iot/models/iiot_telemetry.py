@@ -83,12 +83,6 @@ class IiotTelemetry(models.Model):
         self.env["iiot.device"]._call_extensions(messages, new)
 
     @api.model
-    def _run_for_ever(self, cron_id):
-        cron = self.env["ir.cron"].browse(cron_id)
-        if "numbercall" in cron._fields:
-            cron.numbercall = -1
-
-    @api.model
     def _remove_old(self, commit: bool = True) -> int:
         """Remove what is older than the profiles say, in chunks; ``commit`` after each. The number of rows removed.
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg2
 from odoo.tools.safe_eval import safe_eval
 
+from ..lib.domain_batch import Batch, batch_of
+from .failures import is_transient
 from .iiot_telemetry_rule_plan import MAX_RECORDS, RulePlan, TargetError
+
+_logger = logging.getLogger(__name__)
 
 QUIET = {
     "tracking_disable": True,
@@ -19,6 +25,10 @@ QUIET = {
     "mail_activity_automation_skip": True,
 }
 """Context of all writes: a machine that speaks every second must not fill the chatter."""
+
+
+MAX_TOGETHER = 5000
+"""Records that a search for many devices at once may find; with more each device is searched for by itself."""
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Targets:
         self._env = env
         self._envs: dict[tuple[int, int], Any] = {}
         self._found: dict[Any, tuple[int, ...] | TargetError] = {}
+        self._domains: dict[Any, list[Any]] = {}
         self._values: dict[tuple[int, int, str], dict[int, dict[str, Change]]] = {}
 
     def env_of(self, author: int, company: int) -> Any:
@@ -57,14 +68,16 @@ class Targets:
 
     def find(self, changes: Iterable[Change], outcome: Any) -> Iterator[Change]:
         """The changes that have records, with their ids; a rule without a record for a device has nothing to do."""
+        changes = list(changes)
+        self._search_together(changes)
         for change in changes:
             try:
                 change.ids = self.ids(change)
                 if change.rule.link_model:
                     change.new = self.link(change)
-            except psycopg2.OperationalError:
-                raise
             except Exception as error:
+                if is_transient(error):
+                    raise  # the whole request is repeated
                 outcome.fail(change.rule, change.device.id, error)
                 continue
             if change.ids:
@@ -76,11 +89,55 @@ class Targets:
         env = self.env_of(rule.author, change.device.company_id)
         if rule.domain is None:
             return (facts.business_id,) if facts.business_model == rule.model and facts.business_id else ()
-        key = (rule.id, facts.id, repr(change.raw) if rule.domain.uses_value else None)
-        return self._once(key, lambda: self._search(env[rule.model], self.domain(change)))
+        return self._once(_key(change), lambda: self._search(env[rule.model], self.domain(change)))
+
+    def _search_together(self, changes: Iterable[Change]) -> None:
+        """Searches of a rule for many devices that differ in one value become one. What is left is searched singly."""
+        groups: dict[Any, dict[Any, list[Any]]] = defaultdict(dict)
+        for change in changes:
+            if change.rule.domain is not None:
+                with contextlib.suppress(TargetError):  # it is told when this change is searched by itself
+                    groups[change.place, change.rule.id][_key(change)] = self.domain(change)
+        for ((author, company, model_name), _rule), domains in groups.items():
+            batch = batch_of(list(domains.values())) if len(domains) > 1 else None
+            if batch is None or not self._is_plain(model_name, batch.field):
+                continue
+            held = self._held(author, company, model_name, batch)
+            for key, value in zip(domains, batch.values, strict=True) if held is not None else ():
+                ids = held.get(value, ())
+                self._found[key] = ids if len(ids) <= MAX_RECORDS else _too_many()
+
+    def _is_plain(self, model_name: str, field_name: str) -> bool:
+        """Whether a search by ``=`` finds exactly the records that hold the value."""
+        field = self._env[model_name]._fields.get(field_name)
+        plain = field is not None and field.store and field.type in ("char", "integer")
+        return plain and not field.translate and not field.company_dependent
+
+    def _held(self, author: int, company: int, model_name: str, batch: Batch) -> dict[Any, tuple[int, ...]] | None:
+        """The records for each value, or ``None`` where each device has to be searched for by itself."""
+        try:
+            model = self.env_of(author, company)[model_name]
+            with self._env.cr.savepoint(flush=False):
+                domain = [*batch.common, (batch.field, "in", list(set(batch.values)))]
+                found = model.search(domain, limit=MAX_TOGETHER + 1)
+                pairs = [(record.id, record[batch.field]) for record in found]
+        except Exception as error:
+            if is_transient(error):
+                raise  # the whole request is repeated
+            _logger.debug("a search for many devices failed: %s", error)
+            return None
+        if len(pairs) > MAX_TOGETHER:
+            return None
+        held: dict[Any, tuple[int, ...]] = {}
+        for id_, value in pairs:
+            held[value] = (*held.get(value, ()), id_)
+        return held
 
     def domain(self, change: Change) -> list[Any]:
         """The rule's domain for this device and value."""
+        key = _key(change)
+        if key in self._domains:
+            return self._domains[key]
         names = {"device": change.device.facts, "value": change.raw}
         try:
             domain = safe_eval(change.rule.domain.text, names)
@@ -88,6 +145,7 @@ class Targets:
             raise TargetError(f"The domain cannot be evaluated: {error}") from None
         if not isinstance(domain, list) or not domain:
             raise TargetError("The domain is not a list of conditions.")
+        self._domains[key] = domain
         return domain
 
     def link(self, change: Change) -> int:
@@ -117,12 +175,12 @@ class Targets:
         try:
             with self._env.cr.savepoint(flush=False):
                 ids = model.search(domain, limit=MAX_RECORDS + 1).ids
-        except psycopg2.OperationalError:
-            raise
         except Exception as error:
+            if is_transient(error):
+                raise  # the whole request is repeated
             raise TargetError(f"The records cannot be searched: {error}") from None
         if len(ids) > MAX_RECORDS:
-            raise TargetError(f"The domain finds more than {MAX_RECORDS} records.")
+            raise _too_many()
         return tuple(ids)
 
     def add(self, change: Change) -> None:
@@ -144,9 +202,9 @@ class Targets:
             try:
                 with self._env.cr.savepoint():
                     self._write_all(records, wanted)
-            except psycopg2.OperationalError:
-                raise  # a conflict: the whole request is repeated
-            except Exception:
+            except Exception as error:
+                if is_transient(error):
+                    raise  # the whole request is repeated
                 self._write_singly(records, wanted, outcome)
             else:
                 for fields in wanted.values():
@@ -168,9 +226,9 @@ class Targets:
                 try:
                     with self._env.cr.savepoint():
                         self._write_all(record, {record.id: attempt})
-                except psycopg2.OperationalError:
-                    raise
                 except Exception as error:
+                    if is_transient(error):
+                        raise  # the whole request is repeated
                     if len(attempt) == 1:
                         (change,) = attempt.values()
                         outcome.fail(change.rule, change.device.id, error)
@@ -179,6 +237,15 @@ class Targets:
                     outcome.done(change)
                 if attempt is fields:
                     break
+
+
+def _key(change: Change) -> Any:
+    value = repr(change.raw) if change.rule.domain is not None and change.rule.domain.uses_value else None
+    return change.rule.id, change.device.id, value
+
+
+def _too_many() -> TargetError:
+    return TargetError(f"The domain finds more than {MAX_RECORDS} records.")
 
 
 def is_news(record: Any, change: Change) -> bool:

@@ -4,6 +4,7 @@ from odoo.tests import TransactionCase
 
 from ..lib.conversion import Conversion, ConversionError
 from ..lib.domain import DomainError, condition_fields, read_domain
+from ..lib.domain_batch import batch_of
 from ..lib.jsonpath import PathError, compile_metric, compile_path
 
 PAYLOAD = {
@@ -121,6 +122,24 @@ class TestDomain(TransactionCase):
         ):
             self.assertEqual(read_domain(text).uses_value, uses_value, text)
         self.assertEqual(condition_fields("['|', ('a.b', '=', 'x'), ('c', 'in', ['d', 'e', 'f'])]"), ["a.b", "c", "d"])
+
+    def test_domains_that_differ_in_one_value_become_one(self):
+        common = ("type", "=", "x")
+        self.assertEqual(
+            batch_of([[("ref", "=", "a"), common], [("ref", "=", "b"), common]]), ([common], "ref", ["a", "b"])
+        )
+        for one, other in (
+            ([("ref", "=", "a"), common], [("ref", "=", "a"), common]),
+            ([("ref", "like", "a")], [("ref", "like", "b")]),
+            ([("a.b", "=", 1)], [("a.b", "=", 2)]),
+            ([("a", "=", 1)], [("a", "=", False)]),
+            ([("a", "=", 1)], [("a", "=", [2])]),
+            ([("a", "=", 1)], [("b", "=", 1)]),
+            ([("a", "=", 1)], [("a", "=", 1), common]),
+            (["|", ("a", "=", 1), common], ["|", ("a", "=", 2), common]),
+            ([("a", "=", 1), ("b", "=", 1)], [("a", "=", 2), ("b", "=", 2)]),
+        ):
+            self.assertIsNone(batch_of([one, other]), (one, other))
 
     def test_whatever_else_python_offers_is_refused(self):
         for text in (

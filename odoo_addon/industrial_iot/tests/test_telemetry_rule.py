@@ -1,6 +1,7 @@
 import re
 from unittest.mock import patch
 
+import psycopg2
 from odoo.exceptions import AccessError, UserError, ValidationError
 from odoo.tests import tagged
 from odoo.tools import mute_logger
@@ -126,6 +127,13 @@ class TestRule(TelemetryCase):
         self.assertEqual((name.failures, color.failures), (1, 0))
         self.assertEqual(self.telemetry.search_count([("device_id", "in", self.devices.ids)]), 2)
 
+    def test_a_conflict_with_another_transaction_is_no_error_of_the_rule(self):
+        self.make_rule()
+        conflict = psycopg2.errors.SerializationFailure("could not serialize access")
+        with patch.object(type(self.env["res.partner"]), "write", side_effect=conflict):
+            with self.assertRaises(psycopg2.errors.SerializationFailure):
+                self.take(self.message({"temperature": 5}))
+
     def test_a_record_that_is_gone_is_an_error_of_the_rule(self):
         rule = self.make_rule()
         self.partner().unlink()
@@ -151,6 +159,29 @@ class TestRule(TelemetryCase):
         partners = self.env["res.partner"].create([{"name": f"Color {n}", "color": 1000 * n} for n in (1, 2)])
         self.take(self.message({"scan": 1001}, at=1), self.message({"scan": 2001}, at=2))
         self.assertEqual(partners.mapped("color"), [1001, 2001])
+
+    def test_domains_of_many_devices_are_searched_at_once(self):
+        self.make_rule(record_by="domain", domain="[('ref', '=', device.serial_number), ('type', '=', 'contact')]")
+        devices = self.devices | self.make_devices(40, first=10)
+        refs = [device.serial_number for device in devices]
+        partners = self.env["res.partner"].create([{"name": f"By {ref}", "ref": ref} for ref in refs])
+
+        def batch(few, at):
+            return [self.message({"temperature": at + n}, device=device, at=at) for n, device in enumerate(few)]
+
+        self.take(*batch(devices, 1))
+        self.assertEqual(partners.mapped("color"), list(range(1, 44)))
+        with patch.object(type(self.env["res.partner"]), "write", lambda self, vals: True):
+            few = self.count_queries(lambda: self.take(*batch(devices[:3], 2)))
+            many = self.count_queries(lambda: self.take(*batch(devices, 3)))
+        self.assertLessEqual(many, few + 2)
+
+    def test_searches_at_once_find_what_each_finds_by_itself(self):
+        self.make_rule(record_by="domain", domain="[('ref', '=', device.serial_number)]")
+        crowd = self.env["res.partner"].create([{"name": f"Crowd {n}", "ref": "SN-1"} for n in range(101)])
+        pair = self.env["res.partner"].create([{"name": f"Pair {n}", "ref": "SN-2"} for n in range(2)])
+        self.take(*(self.message({"temperature": 5}, device=device) for device in self.devices))
+        self.assertEqual((set(crowd.mapped("color")), pair.mapped("color")), ({0}, [5, 5]))
 
     def test_a_domain_that_finds_too_many_records_writes_none(self):
         rule = self.make_rule(record_by="domain", domain="[('name', 'like', 'Crowd')]")
