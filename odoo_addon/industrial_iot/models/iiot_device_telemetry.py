@@ -61,7 +61,8 @@ class IiotDevice(models.Model):
                 payload_json=text,
             )
             check_records(device, "write")
-            self.env["iiot.telemetry"].sudo()._take([message])
+            # the extensions are at work already: this was called by the last of them
+            self.env["iiot.telemetry"].sudo()._take([message], extend=False)
 
     @api.model
     def _is_extended(self) -> bool:

@@ -58,8 +58,11 @@ class IiotTelemetry(models.Model):
             reading.payload_pretty = json.dumps(payload, indent=2, ensure_ascii=False)
             reading.payload_text = text if len(text) <= 200 else text[:200] + "…"
 
-    def _take(self, messages: Sequence[Message]) -> None:
-        """Readings of one gateway take effect: history, roll-up, state of the device, rules, the extension point."""
+    def _take(self, messages: Sequence[Message], *, extend: bool = True) -> None:
+        """Readings of one gateway take effect: history, roll-up, state of the device, rules, the extension point.
+
+        Not ``extend``: what modules do beyond that is under way already.
+        """
         devices = load_devices(self.env, {message.device for message in messages})
         messages = [message for message in messages if message.device in devices]
         plans = {profile: self.env["iiot.telemetry.rule"]._plan(profile) for profile in _profiles(devices)}
@@ -80,7 +83,8 @@ class IiotTelemetry(models.Model):
         self.env["iiot.telemetry.hour"]._take(messages, devices, plans)
         new = self.env["iiot.device"]._take_newest(messages, devices)
         self.env["iiot.telemetry.rule"]._run(messages, devices, plans)
-        self.env["iiot.device"]._call_extensions(messages, new)
+        if extend:
+            self.env["iiot.device"]._call_extensions(messages, new)
 
     @api.model
     def _remove_old(self, commit: bool = True) -> int:

@@ -237,6 +237,17 @@ class TestExtension(TelemetryCase):
         self.assertEqual(self.telemetry.search([("device_id", "=", self.device.id)]).payload, {"temperature": 30})
         self.assertEqual(self.device.last_values, {"temperature": 30})
 
+    def test_called_from_python_an_extension_acts_once(self):
+        base, calls = type(self.env["iiot.device"]).process_telemetry_data, []
+
+        def extended(device, telemetry_data):
+            base(device, telemetry_data)
+            calls.append(device.last_values)
+
+        with self.extend(extended):
+            self.device.process_telemetry_data({"n": 1})
+        self.assertEqual(calls, [{"n": 1}])
+
     def test_an_extension_may_report_for_another_device(self):
         base = type(self.env["iiot.device"]).process_telemetry_data
         other = self.devices[1]
