@@ -4,6 +4,8 @@ from odoo import fields, models
 class IiotDevice(models.Model):
     _inherit = "iiot.device"
 
+    revoked_at = fields.Datetime(readonly=True, copy=False, help="When it lost its last pairing.")
+
     def _take_pairing(self, gateway):
         """It is paired with this gateway from now on; one that had it before hears that it is gone."""
         self.ensure_one()
