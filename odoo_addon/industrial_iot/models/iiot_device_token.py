@@ -81,3 +81,8 @@ class IiotDevice(models.Model):
     def _end_tokens(self):
         """None of their tokens leads anywhere any more."""
         self.env["iiot.device.token"].sudo().search([("device_id", "in", self.ids)]).unlink()
+
+    def _has_open_token(self) -> bool:
+        """Whether a token waits to be used."""
+        domain = [("device_id", "in", self.ids), ("claimed_at", "=", False), ("expires_at", ">", fields.Datetime.now())]
+        return bool(self.env["iiot.device.token"].sudo().search_count(domain, limit=1))
