@@ -3,7 +3,7 @@ from unittest.mock import patch
 
 import psycopg2
 from odoo.exceptions import AccessError, UserError, ValidationError
-from odoo.tests import tagged
+from odoo.tests import Form, tagged
 from odoo.tools import mute_logger
 
 from ..models.iiot_telemetry_rule_plan import is_forbidden
@@ -289,6 +289,20 @@ class TestRuleRights(TelemetryCase):
         self.remove_group(self.user, "base.group_partner_manager")
         with self.assertRaises(ValidationError):
             self.make_rule(author=self.user)
+
+    def test_an_administrator_makes_a_rule_in_the_form_without_other_rights_than_to_the_target(self):
+        model = self.env["ir.model"]._get("res.partner")
+        form = Form(self.env["iiot.telemetry.rule"].with_user(self.user))
+        form.name = "In the form"
+        form.profile_id = self.profile
+        form.target_model_id = model.with_user(self.user)
+        form.target_field_id = self.env["ir.model.fields"]._get("res.partner", "color").with_user(self.user)
+        form.record_by = "domain"
+        form.domain = "[('ref', '=', device.serial_number)]"
+        rule = form.save()
+        self.assertEqual((rule.author_id, rule.target_field, rule.failures), (self.user, "color", 0))
+        names = self.env["ir.model"].with_user(self.user).name_search("Contact")
+        self.assertIn(model.id, [id_ for id_, _name in names])
 
     def test_users_without_the_administrators_group_make_no_rules(self):
         user = self.user_in("reader", groups="industrial_iot.group_iiot_user,base.group_partner_manager")
