@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from . import json_text
 
 CONNECT_S = 2.0
 READ_S = 3.0
@@ -54,7 +55,7 @@ def post(url: str, path: str, *, key: str, ca_pem: str | None, body: Any) -> Rep
         connection.sock.settimeout(READ_S)
         reached = True
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Connection": "close"}
-        connection.request("POST", parts.path.rstrip("/") + path, body=json.dumps(body).encode(), headers=headers)
+        connection.request("POST", parts.path.rstrip("/") + path, body=json_text.dumps(body).encode(), headers=headers)
         answer = connection.getresponse()
         content = _read(answer)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -81,7 +82,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 def _reply(status: int, content: bytes) -> Reply:
     try:
-        document = json.loads(content)
+        document = json_text.loads(content)
     except ValueError:
         document = None
     if not isinstance(document, dict):

@@ -138,13 +138,12 @@ class IiotUpdate(models.Model):
 
     @api.model_create_multi
     def create(self, vals_list):
-        if not self.env.su and any(vals.keys() - EDITABLE for vals in vals_list):
+        if not self.env.su and any(_beside_chatter(vals) - EDITABLE for vals in vals_list):
             raise AccessError(_("Only device, firmware and deadline of an update are yours to choose."))
         return super().create(vals_list)
 
     def write(self, vals):
-        mail = {name for name in vals if name.startswith(("message_", "activity_", "website_"))}
-        changed = set() if self.env.su else vals.keys() - mail
+        changed = set() if self.env.su else _beside_chatter(vals)
         if changed - EDITABLE or (changed and any(update.state != "draft" for update in self)):
             raise AccessError(_("An update that was started is not changed: cancel it, and make another one."))
         return super().write(vals)
@@ -276,12 +275,17 @@ class IiotUpdate(models.Model):
                 update.write({"cancel_requested": True, "cancel_offered": False})
 
 
+def _beside_chatter(vals) -> set[str]:
+    return {name for name in vals if not name.startswith(("message_", "activity_", "website_"))}
+
+
 class IiotDevice(models.Model):
     _inherit = "iiot.device"
 
     update_ids = fields.One2many("iiot.update", "device_id", "Updates")
     running_update_id = fields.Many2one("iiot.update", compute="_compute_running_update")
 
+    @api.depends("update_ids.state")
     def _compute_running_update(self):
         running = self.env["iiot.update"].search(
             [("device_id", "in", self.ids), ("state", "not in", ("draft", *FINAL))]

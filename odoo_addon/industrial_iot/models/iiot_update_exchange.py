@@ -37,11 +37,12 @@ class IiotUpdate(models.Model):
             lambda update: not (update.cancel_offered if update.cancel_requested else update.offered)
         )
         cancels = taken.filtered("cancel_requested")
+        orders = [update._wire_order() for update in taken]
         (taken - cancels).filtered(lambda update: not update.offered).write({"offered": True})
         cancels.filtered(lambda update: not update.cancel_offered).write({"cancel_offered": True})
         # one that Odoo itself has ended is taken back once: nobody has to tell of it
         cancels.filtered(lambda update: update.state in FINAL).write({"cancel_requested": False})
-        return {"updates": [update._wire_order() for update in taken], "more": len(found) > limit and bool(fresh)}
+        return {"updates": orders, "more": len(found) > limit and bool(fresh)}
 
     @api.model
     def _has_new(self, gateway) -> bool:
