@@ -6,6 +6,7 @@ appliance is the one, and that the database which answers is the right one: see 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -16,7 +17,7 @@ from pydantic_core import to_json
 from appliance import __version__, secret_files
 from appliance.contract.sync import EnrollRequest
 from appliance.contract.times import Clock, rfc3339
-from appliance.errors import DataFolderError
+from appliance.errors import DataFolderError, OdooUnavailableError
 from appliance.identity import read_identity
 from appliance.settings import Settings
 
@@ -32,16 +33,22 @@ class OdooAccess:
     database: str | None = None
     consent: str | None = None
     database_uuid: str | None = None
+    keep_identity: bool = True
+    """Whether Odoo is to keep this box's identity: not where it keeps that of another box, which is in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What came of an enrolment. ``overruled``: the environment names another address or key, and goes before it."""
+    """What came of an enrolment. ``overruled``: the environment names another address or key, and goes before it.
+
+    ``successor``: the gateway was another box before, and Odoo may keep that one's identity.
+    """
 
     base_url: str
     database_uuid: str
     path: Path
     overruled: bool
+    successor: bool = False
 
 
 class _File(BaseModel):
@@ -53,6 +60,7 @@ class _File(BaseModel):
     database: str | None = None
     database_uuid: str
     enrolled_at: str
+    keep_identity: bool = True
 
 
 def read_access(settings: Settings) -> OdooAccess | None:
@@ -78,6 +86,7 @@ def read_access(settings: Settings) -> OdooAccess | None:
         database=settings.odoo_database or enrolled.database,
         consent=enrolled.id,
         database_uuid=enrolled.database_uuid,
+        keep_identity=enrolled.keep_identity,
     )
 
 
@@ -90,12 +99,15 @@ async def enroll(
     api_url: str | None = None,
     api_key: str | None = None,
     clock: Clock | None = None,
+    become: Callable[[str], None] | None = None,
 ) -> Enrolled:
     """Turn a code into a key, and keep it in the data folder (mode 0600); it counts from the next start on.
 
-    ``api_url`` and ``api_key`` are for Odoo, to call the appliance's API with. Raises :class:`SettingsError` (address),
-    :class:`OdooRefusedError` (``invalid_code``, ``code_used``, ``code_expired``: make another code),
-    :class:`OdooUnavailableError`, :class:`OdooAlarmError`, :class:`DataFolderError`.
+    ``api_url`` and ``api_key`` are for Odoo, to call the appliance's API with. ``become`` takes the identity that Odoo
+    keeps of the code's gateway, where this box is to be that gateway from now on; what it raises is raised.
+    Raises :class:`SettingsError` (address), :class:`OdooRefusedError` (``invalid_code``, ``code_used``,
+    ``code_expired``: make another code), :class:`OdooUnavailableError`, :class:`OdooAlarmError`,
+    :class:`DataFolderError`.
     """
     from appliance.uplink.client import OdooClient, Timeouts  # takes time, and most commands do not need it
 
@@ -108,12 +120,18 @@ async def enroll(
         version=__version__,
         api_url=api_url,
         api_key=api_key,
-        ca_pem=identity.certificates.ca_pem,
+        ca_pem=None if become else identity.certificates.ca_pem,
+        recover=become is not None,
     )
     timeouts = Timeouts(read_s=settings.odoo_timeout_s)
     async with OdooClient(base_url=odoo_url, api_key=None, database=database, timeouts=timeouts) as client:
         _try_to_write(path)  # the code works once: what it brings must not be lost
         answer = await client.enroll(request)
+    successor = answer.gateway_uid not in (None, identity.gateway_uid)
+    if become is not None:
+        if answer.identity is None:
+            raise OdooUnavailableError("Odoo's answer does not bring the identity that it was asked for")
+        become(answer.identity)
     kept = _File(
         id=str(uuid4()),
         base_url=odoo_url.rstrip("/"),
@@ -121,12 +139,13 @@ async def enroll(
         database=database,
         database_uuid=answer.database_uuid,
         enrolled_at=rfc3339((clock or Clock()).now_ms()),
+        keep_identity=become is not None or not successor,
     )
     told = kept.model_dump(mode="json", exclude_none=True) | {"api_key": answer.api_key}
     secret_files.write_file(path, to_json(told) + b"\n", replace=True)
     given = settings.odoo_base_url and settings.odoo_api_key is not None
     same = settings.odoo_base_url == kept.base_url and settings.odoo_api_key == kept.api_key
-    return Enrolled(kept.base_url, kept.database_uuid, path, overruled=bool(given and not same))
+    return Enrolled(kept.base_url, kept.database_uuid, path, overruled=bool(given and not same), successor=successor)
 
 
 def _try_to_write(path: Path) -> None:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from appliance import certificates, secret_files
 from appliance.addresses import own_names
+from appliance.recovery import Inheritance, read_inheritance
 from appliance.services.credentials import Credentials
 from appliance.settings import Settings
 
@@ -20,6 +21,8 @@ class Identity:
     certificates: certificates.Certificates
     api_key: str = field(repr=False)
     names: list[str]
+    inheritance: Inheritance | None = None
+    """Where this box has taken another's place and has not heard of all its devices yet."""
 
 
 def read_identity(settings: Settings) -> Identity:
@@ -36,4 +39,5 @@ def read_identity(settings: Settings) -> Identity:
         certificates=certificates.ensure(folder / "tls", names),
         api_key=own_key,
         names=names,
+        inheritance=read_inheritance(folder),
     )

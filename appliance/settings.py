@@ -135,6 +135,9 @@ class Settings(BaseSettings):
 
     iiot_advertised_host: Host | None = Field(None, description="what devices are told to connect to; empty: host name")
     iiot_data_dir: Path = Field(default_factory=_default_data_dir, description="data folder")
+    iiot_identity_at_odoo: bool = Field(
+        True, description="whether Odoo keeps the encrypted identity for a box that replaces this one"
+    )
     iiot_backup_passphrase: SecretStr | None = Field(
         None, description="passphrase that backups are encrypted with; empty: they are not"
     )

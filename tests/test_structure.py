@@ -40,18 +40,24 @@ FLOORS = {
     "certificates": {"errors", "authority"},
     "authority": {"errors", "secret_files", "certificates"},
     "sealing": {"errors"},
-    "backup": {"contract", "errors", "store", "settings", "sealing", "secret_files", "backup"},
+    "settings_file": {"settings"},
+    "recovery": {"contract", "errors", "secret_files", "sealing"},
+    "backup": {
+        *("contract", "errors", "store", "settings", "settings_file", "sealing", "secret_files", "recovery", "backup"),
+    },
     "addresses": set(),
     "http_door": {"services"},
     "socket_door": {"http_door"},
     "http_server": {"broker", "certificates", "settings", "socket_door"},
     "notify": set(),
-    "identity": {"settings", "certificates", "secret_files", "addresses", "services"},
+    "identity": {"settings", "certificates", "secret_files", "addresses", "services", "recovery"},
     "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
     "parts": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
         *("settings", "identity", "enrolment", "notify"),
+        *("settings_file", "recovery"),
     },
+    "replacement": {"contract", "errors", "settings", "store", "services", "enrolment", "recovery"},
     "app": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
         *("settings", "identity", "enrolment", "http_server", "notify"),
@@ -59,7 +65,7 @@ FLOORS = {
     "process": {"settings", "app", "notify"},
     "cli": {
         *("contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process", "backup"),
-        *("store", "cli"),
+        *("store", "cli", "secret_files", "recovery", "replacement"),
     },
     "__main__": {"cli"},
 }

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from appliance import __version__
 from appliance.backup import archive
-from appliance.backup.settings_file import settings_text
 from appliance.contract.times import Clock, rfc3339
 from appliance.errors import BackupError
 from appliance.sealing import SealKey, derive_key
 from appliance.settings import Settings
+from appliance.settings_file import settings_text
 from appliance.store.folder import FILE_NAME, VOLATILE
 from appliance.store.snapshot import Snapshot
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from appliance.backup import archive
 from appliance.contract.times import Clock
 from appliance.errors import BackupError
+from appliance.recovery import SETTINGS_FILE
 from appliance.secret_files import MASTER_KEY_BYTES
 from appliance.store.folder import RESTORE_MARK, DataFolder
 from appliance.store.snapshot import check_copy
 
-RESTORED_SETTINGS = "restored-settings.env"
 _STAGE, _ASIDE = ".restoring", "before-restore-"
 _KEEP_FREE_BYTES = 64 << 20
 _COPIED_BYTES = 1 << 20
@@ -69,7 +69,7 @@ def restore_backup(
         raise BackupError(f"{error.filename or folder}: {error.strerror}") from error
     finally:
         data.unlock()
-    settings = folder / RESTORED_SETTINGS
+    settings = folder / SETTINGS_FILE
     return Restored(manifest, folder, aside, settings if settings.exists() else None)
 
 
@@ -88,7 +88,7 @@ def _unpack(path: Path, stage: Path, passphrase: str | None) -> archive.Manifest
             free = shutil.disk_usage(stage).free
             if free - size < _KEEP_FREE_BYTES:
                 raise BackupError(f"the disk of {stage.parent} has {free >> 20} MiB free: {size >> 20} MiB are needed")
-            target = stage / (RESTORED_SETTINGS if name == archive.SETTINGS else name.removeprefix("data/"))
+            target = stage / (SETTINGS_FILE if name == archive.SETTINGS else name.removeprefix("data/"))
             target.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:

@@ -14,8 +14,10 @@ from appliance.cli.check import check
 from appliance.cli.check_config import check_config
 from appliance.cli.dead_letters import dead_letters
 from appliance.cli.devices import devices
+from appliance.cli.diag import diag
 from appliance.cli.enroll import enroll
 from appliance.cli.exits import Exit
+from appliance.cli.recovery import recovery
 from appliance.cli.running import TALKATIVE, run
 from appliance.cli.status import buffer, status
 
@@ -29,9 +31,14 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and some of those are secrets
     rich_markup_mode=None,
 )
-for command in (run, check, check_config, enroll, status, buffer, backup, restore):
+for command in (run, check, check_config, enroll, status, buffer, backup, restore, diag):
     cli.command()(command)
-for name, group in (("devices", devices), ("dead-letters", dead_letters), ("api-keys", api_keys)):
+for name, group in (
+    ("devices", devices),
+    ("dead-letters", dead_letters),
+    ("api-keys", api_keys),
+    ("recovery", recovery),
+):
     cli.add_typer(group, name=name)
 
 

@@ -43,7 +43,7 @@ class DeviceParts:
         )
         self.push = ConfigPush(registry=registry, pairing=self.pairing, clock=clock)
         self.push.transmit = listener.deliver
-        self.changes = DeviceService(registry=registry, database=database)
+        self.changes = DeviceService(registry=registry, database=database, inheritance=identity.inheritance)
         for gone in (registry.removed, registry.replaced):
             # an order is meant for the machine, not for whichever gets its name
             gone.append(lambda device: commands.device_removed(device.device_id))

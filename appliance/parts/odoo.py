@@ -11,6 +11,7 @@ from appliance.contract.sync import BacklogReport, DiskReport, LedgerReport
 from appliance.contract.times import Clock, rfc3339
 from appliance.enrolment import OdooAccess
 from appliance.parts.health import HealthService
+from appliance.parts.identity_keeper import IdentityKeeper
 from appliance.services.commands import CommandService
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.pending_commands import PendingCommands
@@ -58,6 +59,7 @@ class OdooLink:
         clock: Clock,
     ) -> None:
         self._settings = settings
+        self._keep_identity = settings.iiot_identity_at_odoo and access.keep_identity
         self._database = database
         self._buffer = buffer
         self._standing = standing
@@ -84,6 +86,7 @@ class OdooLink:
         )
         self.pump.hold(NOT_ASKED, alarm=False)
         self.sync: Sync
+        self.identity: IdentityKeeper
 
     def join(
         self,
@@ -113,10 +116,19 @@ class OdooLink:
             gate=self._gate,
             on_time=gateway_clock.agrees_with,
         )
+        self.identity = IdentityKeeper(
+            settings=self._settings,
+            gateway_uid=self._gateway_uid,
+            registry=registry,
+            client=self.client,
+            sender=lambda: self.sync.sender,
+            clock=self._clock,
+            wanted=self._keep_identity,
+        )
 
     def tasks(self) -> Mapping[str, Coroutine[Any, Any, object]]:
         """What must run, by name."""
-        return {"uplink": self.pump.run(), "sync": self.sync.run()}
+        return {"uplink": self.pump.run(), "sync": self.sync.run(), "identity": self.identity.run()}
 
     def ask_soon(self) -> bool:
         """Somebody says that Odoo has work."""

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from appliance.contract.sync import DeviceChange
-from appliance.errors import StoreUnavailableError, UnknownDeviceError
+from appliance.errors import StoreUnavailableError, TopicsRefusedError, UnknownDeviceError
 from appliance.store.changes_aside import Aside, ChangesAside, add_gateway_event
 from appliance.store.database import Database
+from appliance.store.device_rows import Claim
 from appliance.store.devices import Device, DeviceRegistry, DeviceUpdate
 
 log = logging.getLogger(__name__)
@@ -33,10 +35,27 @@ AGAIN_S = 1.0
 """After nothing could be stored, for devices that have been paired."""
 
 
+class Inheritance(Protocol):
+    """What a box knows that has taken another's place."""
+
+    def held(self, device_id: str) -> tuple[int, int]:
+        """Which generations of its secret a device may have."""
+
+    def end(self) -> None:
+        """All devices are here; touches the disk."""
+
+
 class DeviceService:
     """Changes, rotates and removes paired devices. :meth:`run` sees to what was put aside."""
 
-    def __init__(self, *, registry: DeviceRegistry, database: Database, round_s: float = ROUND_S) -> None:
+    def __init__(
+        self,
+        *,
+        registry: DeviceRegistry,
+        database: Database,
+        round_s: float = ROUND_S,
+        inheritance: Inheritance | None = None,
+    ) -> None:
         self.applied = 0
         """Changes that were carried out, since the start."""
         self.refused = 0
@@ -49,6 +68,7 @@ class DeviceService:
         self._paired: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._applying = asyncio.Lock()
+        self._inheritance = inheritance
         registry.changed.append(self._changed)
 
     # --- for Odoo --------------------------------------------------------------------------------------------
@@ -73,6 +93,8 @@ class DeviceService:
             for some in _chunks(list(wanted.values())):
                 waiting = await self._aside.read([each.device_id for each in some])
                 before_it = {each.device_id: self._still_new(each) for each in waiting}
+                if self._inheritance is not None:
+                    await self._inherit(some, self._inheritance)
                 await self._apply([_merged(before_it.get(each.device_id), each) for each in some])
             unknown = sum(reason is None for reason in self._aside.reasons.values())
             if unknown:
@@ -95,6 +117,29 @@ class DeviceService:
         await self._aside.write(asides, done=done)
         # the loop is others' too
         await asyncio.sleep(0)
+
+    async def complete(self) -> None:
+        """Odoo has told of all devices: whoever is not here by now was not paired with this gateway."""
+        if self._inheritance is not None:
+            await asyncio.to_thread(self._inheritance.end)
+            self._inheritance = None
+
+    async def _inherit(self, changes: Sequence[DeviceChange], inheritance: Inheritance) -> None:
+        """This box has taken another's place: its devices are paired here too, with the secrets that they have."""
+        for change in changes:
+            if self._registry.get(change.device_id) or change.config is None or change.serial is None:
+                continue
+            claim = Claim(
+                serial=change.serial,
+                token_digest=secrets.token_bytes(32),  # no token leads here
+                request_id="inherited",
+                config=change.config.model_copy(update={"secret_version": change.secret_version}),
+                held=inheritance.held(change.device_id),
+            )
+            try:
+                await self._registry.pair(claim)
+            except TopicsRefusedError as error:
+                log.error("%s cannot be taken over from the box before this one: %s", change.device_id, error)
 
     # --- for operators ---------------------------------------------------------------------------------------
 

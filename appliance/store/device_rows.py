@@ -51,6 +51,9 @@ class Claim:
     config: DeviceConfig
     firmware_version: str | None = None
     hardware: str | None = None
+    held: tuple[int, int] | None = None
+    """Of a device that was paired with the box whose place this one has taken: the oldest valid generation and the
+    newest, which it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ _PUT = (
 def load(connection: sqlite3.Connection, *, after: str) -> list[DeviceRow]:
     """The next devices in order of their ids, at most ``LOAD_ROWS``."""
     return [DeviceRow(*row) for row in connection.execute(_LOAD, (after,))]
+
+
+def count_devices(connection: sqlite3.Connection) -> int:
+    """How many are paired."""
+    return int(connection.execute("SELECT count(*) FROM devices").fetchone()[0])
 
 
 def find_pairing(connection: sqlite3.Connection, *, serial: str, token_digest: bytes) -> Pairing | None:
@@ -146,6 +154,8 @@ def _next_row(connection: sqlite3.Connection, claim: Claim, now_ms: int) -> Devi
         # new here, or in the hands of another device: no earlier secret of this id may open the door
         last = _retired_generation(connection, device_id) if present is None else present.generation
         generation = valid_from = last + 1
+        if claim.held is not None and claim.held[0] > last:
+            valid_from, generation = claim.held
         login_generation, first_login_at_ms = 0, None
         told = taken = None
     return DeviceRow(

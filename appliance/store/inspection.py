@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from appliance.errors import StoreFormatError, StoreUnavailableError
 from appliance.store.connection import is_damage
+from appliance.store.device_rows import count_devices
 from appliance.store.kinds import BufferKinds, read_kinds
 from appliance.store.ledger import LedgerLine, read_total
 from appliance.store.meta import get_meta, last_seq
@@ -78,10 +79,6 @@ def read_contents(connection: sqlite3.Connection) -> Contents:
         parked_bytes=get_meta(connection, PARKED_BYTES),
         kinds=read_kinds(connection, waiting=waiting),
         last_seq=newest,
-        devices=_count(connection, "SELECT count(*) FROM devices"),
-        open_commands=_count(connection, "SELECT count(*) FROM outbox WHERE settled_ms IS NULL"),
+        devices=count_devices(connection),
+        open_commands=connection.execute("SELECT count(*) FROM outbox WHERE settled_ms IS NULL").fetchone()[0],
     )
-
-
-def _count(connection: sqlite3.Connection, sql: str) -> int:
-    return int(connection.execute(sql).fetchone()[0])

@@ -17,6 +17,7 @@ import httpx
 
 from appliance import __version__
 from appliance.contract.device import ConfigRequest, encode
+from appliance.contract.identity import IDENTITY_PATH, IdentityBody
 from appliance.contract.odoo import CONFIG_PATH, WEBHOOK_PATH, BatchResult, DeviceConfig
 from appliance.contract.sync import ENROLL_PATH, SYNC_PATH, EnrollAnswer, EnrollRequest, SyncAnswer
 from appliance.contract.sync_answer import Flaw, read_answer
@@ -167,11 +168,21 @@ class OdooClient:
             raise answer.enroll_error()
         return answer.read(EnrollAnswer)
 
-    async def _post(self, path: str, body: bytes, within_s: float | None = None) -> Answer:
+    async def put_identity(self, body: IdentityBody) -> None:
+        """Let Odoo keep this gateway's identity. Errors as of :meth:`post_sync`."""
+        try:
+            # encode() leaves out what is null, and here that says something
+            answer = await self._post(IDENTITY_PATH, body.model_dump_json().encode(), method="PUT")
+        except OdooTooLargeError as error:
+            raise OdooUnavailableError(str(error)) from error
+        if answer.status != 200:
+            raise answer.sync_error()
+
+    async def _post(self, path: str, body: bytes, within_s: float | None = None, *, method: str = "POST") -> Answer:
         try:
             async with (
                 asyncio.timeout(within_s or self.longest_s),
-                self._http.stream("POST", path, content=body) as response,
+                self._http.stream(method, path, content=body) as response,
             ):
                 content = await self._read(response)
         except FOREIGN_ERRORS as error:

@@ -45,6 +45,9 @@ class Devices(Protocol):
     async def apply(self, changes: Sequence[DeviceChange], revoked: Sequence[str]) -> None:
         """Make them; all of it is durable on return."""
 
+    async def complete(self) -> None:
+        """All that Odoo had to tell of devices was told."""
+
 
 class FetchedWork:
     """Gives each its own. ``updates`` and ``devices`` may be missing where nobody takes them."""
@@ -81,6 +84,8 @@ class FetchedWork:
         try:
             if answer.devices or answer.revoked:
                 await self._devices.apply(answer.devices, answer.revoked)
+            if not answer.more:
+                await self._devices.complete()
         except StoreUnavailableError:
             raise
         except ApplianceError as error:

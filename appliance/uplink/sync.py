@@ -134,6 +134,8 @@ class Sync:
         self._at_once = 0
         self._renewals = 0
         self._admitted = False
+        self.sender: Sender | None = None
+        """How this start names itself to Odoo, since it was admitted."""
         self._interval_s = self._times.interval_s
         self._next_at = 0.0
         self._behind = False
@@ -264,9 +266,9 @@ class Sync:
     def _admit(self, answer: SyncAnswer) -> None:
         """Odoo is the right one, and knows which messages are whose: the pump may go on."""
         self._admitted = True
-        self._pump.use_sender(
-            Sender(start=answer.admission or self._standing.present.start, database_uuid=answer.database_uuid)
-        )
+        start = answer.admission or self._standing.present.start
+        self.sender = Sender(start=start, database_uuid=answer.database_uuid)
+        self._pump.use_sender(self.sender)
         self._pump.use_limits(answer.limits)
         self._pump.release()
         self._pump.try_now()

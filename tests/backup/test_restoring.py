@@ -14,8 +14,9 @@ import pytest
 
 from appliance.backup import restoring
 from appliance.backup.making import make_backup
-from appliance.backup.restoring import RESTORED_SETTINGS, restore_backup
+from appliance.backup.restoring import restore_backup
 from appliance.errors import BackupError, StoreError, StoreLockedError, StoreUnavailableError
+from appliance.recovery import SETTINGS_FILE
 from appliance.settings import Settings
 from appliance.store.database import Database
 from appliance.store.folder import RESTORE_MARK, DataFolder
@@ -47,7 +48,7 @@ async def test_a_new_box_becomes_what_the_old_one_was(settings: Settings, backup
     for name in ("master.key", "gateway_uid", "api_key", "tls/authority.pem", "tls/server.pem"):
         assert (new / name).read_bytes() == (settings.iiot_data_dir / name).read_bytes()
         assert (new / name).stat().st_mode & 0o077 == 0
-    assert "MQTT_CLIENT_ID" in (new / RESTORED_SETTINGS).read_text()
+    assert "MQTT_CLIENT_ID" in (new / SETTINGS_FILE).read_text()
     await (await Database.open(new)).close()
 
 

@@ -338,6 +338,9 @@ async def test_a_cursor_is_kept_only_where_somebody_takes_the_changes(rig: Rig) 
         async def apply(self, changes: Any, revoked: Any) -> None:
             raise failure
 
+        async def complete(self) -> None:
+            pass
+
     failure: Exception = OdooUnavailableError("no")
     rig.sync._work._devices = Devices()
     await rig.answer({"cursor": "7", "revoked": ["press-07"]})

@@ -21,6 +21,7 @@ from appliance.cli.checks.odoo_clock import OdooClockCheck
 from appliance.cli.checks.parked import ParkedCheck
 from appliance.cli.checks.permissions import PermissionsCheck
 from appliance.cli.checks.ports import PortsCheck
+from appliance.cli.checks.recovery import RecoveryCheck
 from appliance.cli.checks.service import ServiceCheck
 from appliance.cli.checks.surroundings import Surroundings
 
@@ -44,6 +45,7 @@ CHECKS: tuple[type[Check], ...] = (
     ContractCheck,
     BacklogCheck,
     ParkedCheck,
+    RecoveryCheck,
 )
 
 

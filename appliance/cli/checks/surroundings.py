@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from appliance.store.inspection import Contents
 
 ONLINE_S = 15.0
-HEALTH_S = 10.0
+ASK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +87,42 @@ class Surroundings:
     @cached_property
     def health(self) -> dict[str, Any] | str:
         """What the running appliance says of itself, or why it does not."""
+        import json
+
+        text = self.ask("/health")
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return text
+        return found if isinstance(found, dict) and "reasons" in found else "what answers is no appliance"
+
+    def ask(self, path: str) -> str:
+        """What the running appliance answers to a ``GET``, or why it does not."""
         import httpx
 
         settings = self.settings
         scheme = "https" if settings.http_use_tls else "http"
-        url = f"{scheme}://{local_address(settings.host)}:{settings.port}/health"
+        url = f"{scheme}://{local_address(settings.host)}:{settings.port}{path}"
         try:
             key = settings.iiot_api_key
             own = key.get_secret_value() if key else (self.folder / "api_key").read_text("ascii", "replace").strip()
-            # on this machine, and for nothing but its own health: who it is, the port's check says
-            answer = httpx.get(url, headers={"X-API-Key": own}, verify=False, timeout=HEALTH_S, trust_env=False)  # noqa: S501
-            found = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+            verify = self._authority() if settings.http_use_tls else False
+            with httpx.Client(verify=verify, timeout=ASK_S, trust_env=False) as client:
+                answer = client.get(url, headers={"X-API-Key": own}, extensions={"sni_hostname": "localhost"})
+        except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}"
-        except OSError as error:
-            return f"{error.filename}: {error.strerror}"
-        return found if isinstance(found, dict) and "reasons" in found else f"it answers {answer.status_code}"
+        except (OSError, ValueError) as error:
+            return str(error)
+        return answer.text
+
+    def _authority(self) -> ssl.SSLContext:
+        """Its own alone: nobody else is shown the key."""
+        pem = (self.folder / "tls" / "authority.pem").read_text("ascii", "replace")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(
+            cadata=pem.partition("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+        )
+        return context
 
     def flaws(self, within_s: float) -> list[str] | None:
         """What is wrong with the buffer file; ``None`` if there was no time for all of it. :class:`StoreError`."""

@@ -13,12 +13,12 @@ LEFT_OUT = ("iiot_backup_passphrase",)
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,+={}-]*")
 
 
-def settings_text(settings: Settings) -> str:
-    """A line for each that is not the default, secrets as they are."""
+def settings_text(settings: Settings, *, without: tuple[str, ...] = ()) -> str:
+    """A line for each that is not the default, secrets as they are; ``without`` are how names begin that stay out."""
     lines = []
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        if name not in settings.model_fields_set or name in LEFT_OUT or value is None:
+        if name not in settings.model_fields_set or name in LEFT_OUT or name.startswith(without) or value is None:
             continue
         text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         lines.append(f"{name.upper()}={_quoted(text)}\n")
