@@ -27,6 +27,7 @@ from appliance.parts.figures import FigureService
 from appliance.parts.health import HealthService
 from appliance.parts.observers import Observers
 from appliance.parts.odoo import OdooLink, begin
+from appliance.parts.summary import Summary
 from appliance.parts.updates import build_updating
 from appliance.parts.watchdog import Watchdog
 from appliance.services.api_keys import ApiKeys
@@ -131,6 +132,7 @@ class Appliance:
             "refusals": self.refusals.run(),
             "observers": self.observers.run(),
             "health": self.health.run(),
+            "summary": self.summary.run(),
             "web": self._serve_web(),
             "stop": self._until_stopped(),
         }
@@ -291,6 +293,7 @@ class Appliance:
             health=self.health,
             uplink=self.uplink_state,
         )
+        self.summary = Summary(figures.metrics, clock=self.clock)
         self._mqtt_sockets = MqttSockets(open_connection=lambda: Connection(listener))
         web = create_app(
             WebServices(

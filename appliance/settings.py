@@ -142,6 +142,9 @@ class Settings(BaseSettings):
         None, description="passphrase that backups are encrypted with; empty: they are not"
     )
     iiot_log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important log line")
+    iiot_log_format: Literal["text", "json"] = Field(
+        "text", description="`json`: each log line an object, for programs"
+    )
     iiot_buffer_quota_mb: int = Field(4096, ge=16, le=1 << 20, description="largest size of the buffer file, in MiB")
     iiot_history_hours: float = Field(24.0, ge=0, le=8760, description="how long what Odoo has is kept, in hours")
     iiot_history_mb: int = Field(256, ge=0, le=1 << 20, description="how much of it, in MiB")

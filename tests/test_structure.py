@@ -37,6 +37,7 @@ FLOORS = {
     "web": {"contract", "errors", "store", "services", "web"},
     "settings": {"contract", "errors"},
     "secret_files": {"errors"},
+    "logs": set(),
     "certificates": {"errors", "authority"},
     "authority": {"errors", "secret_files", "certificates"},
     "sealing": {"errors"},
@@ -55,7 +56,7 @@ FLOORS = {
     "parts": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
         *("settings", "identity", "enrolment", "notify"),
-        *("settings_file", "recovery"),
+        *("settings_file", "recovery", "logs"),
     },
     "replacement": {"contract", "errors", "settings", "store", "services", "enrolment", "recovery"},
     "app": {
@@ -65,7 +66,7 @@ FLOORS = {
     "process": {"settings", "app", "notify"},
     "cli": {
         *("contract", "errors", "settings", "addresses", "certificates", "uplink", "enrolment", "process", "backup"),
-        *("store", "cli", "secret_files", "recovery", "replacement"),
+        *("store", "cli", "secret_files", "recovery", "replacement", "logs"),
     },
     "__main__": {"cli"},
 }
@@ -96,7 +97,7 @@ REQUIRED = {
     *("amqtt", "starlette", "uvicorn", "httpx", "jinja2", "jsonpath-ng", "sqlite-utils", "pydantic"),
     *("pytest", "pytest-asyncio"),
 }
-IMPORT_NAMES = {"paho-mqtt": "paho"}
+IMPORT_NAMES = {"paho-mqtt": "paho", "pyyaml": "yaml"}
 """Where the import's name is not the distribution's."""
 USED_OTHERWISE = {
     "httptools": ("appliance/http_door.py", "uvicorn.protocols.http.httptools_impl"),

@@ -6,18 +6,18 @@ import errno
 import gc
 import logging
 import sys
-import time
 
 import typer
 
 from appliance.cli.exits import Exit, fail
 from appliance.cli.output import EnvFile
 from appliance.errors import ApplianceError, DataFolderError, SettingsError, StoreError
+from appliance.logs import TALKATIVE, start_logging
 from appliance.settings import Settings, read
 
+__all__ = ["TALKATIVE", "run"]
+
 _log = logging.getLogger("appliance")
-TALKATIVE = ("amqtt", "transitions", "httpx", "httpcore", "uvicorn.access")
-"""Libraries that write a line per message at level info."""
 
 
 def run(env_file: EnvFile = None) -> None:
@@ -25,7 +25,8 @@ def run(env_file: EnvFile = None) -> None:
     findings = read(env_file)
     if findings.settings is None:
         fail(Exit.SETTINGS, *findings.problems, *findings.unknown)
-    _start_logging(findings.settings)
+    settings = findings.settings
+    start_logging(level=settings.iiot_log_level, form=settings.iiot_log_format, stream=sys.stderr)
     for sentence in (*findings.unknown, *findings.cautions):
         _log.warning("%s", sentence)
     raise typer.Exit(_serve(findings.settings))
@@ -48,17 +49,3 @@ def _serve(settings: Settings) -> int:
         if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
             raise
         fail(Exit.ADDRESS, f"cannot listen: {error.strerror}")
-
-
-def _start_logging(settings: Settings) -> None:
-    """Log lines go to standard error, with times in UTC."""
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    formatter.converter = time.gmtime
-    formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    level = settings.iiot_log_level.upper()
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    if level != "DEBUG":
-        for name in TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
