@@ -21,13 +21,15 @@ class FirmwareController(http.Controller):
         attachment = ordered and ordered.firmware_id._file_attachment()
         if not attachment:
             raise RefusalError(404, "unknown_firmware", "no such firmware for a device of this gateway")
-        stream = http.Stream.from_attachment(attachment)
+        stream = gateway.env["ir.binary"]._record_to_stream(attachment, "raw")
         stream.etag = ordered.firmware_id.sha256
         stream.mimetype = "application/octet-stream"
         try:
-            return stream.get_response(as_attachment=False)
+            response = stream.get_response(as_attachment=False)
         except werkzeug.exceptions.RequestedRangeNotSatisfiable:
             headers = {"Content-Range": f"bytes */{stream.size}"}
             raise RefusalError(416, "bad_range", "outside the file", headers=headers) from None
         except FileNotFoundError:
             raise RefusalError(404, "unknown_firmware", "the file is not there any more") from None
+        response.headers["Accept-Ranges"] = "bytes"
+        return response

@@ -166,9 +166,11 @@ class IiotGateway(models.Model):
         former, identity = gateway.uid or None, gateway.identity or None
         if asked.recover and (identity is None or former is None):
             raise RefusalError(404, "no_identity", "no identity of this gateway is kept here")
-        uid = former if asked.recover else asked.gateway_uid
+        becomes = former if asked.recover else asked.gateway_uid  # _() takes a local uid for a user
         twin = (
-            self.sudo().with_context(active_test=False).search([("uid", "=", uid), ("id", "!=", gateway.id)], limit=1)
+            self.sudo()
+            .with_context(active_test=False)
+            .search([("uid", "=", becomes), ("id", "!=", gateway.id)], limit=1)
         )
         if twin:
             raise RefusalError(
@@ -178,7 +180,7 @@ class IiotGateway(models.Model):
         key = self.env["iiot.gateway.key"].sudo()._make(gateway, _("Enrolment of %s", asked.name))
         now = fields.Datetime.now()
         own_database = self._own_database_uuid()
-        values = {"uid": uid, "code_used_at": now, "enrolled_at": now, "database_uuid": own_database}
+        values = {"uid": becomes, "code_used_at": now, "enrolled_at": now, "database_uuid": own_database}
         if asked.api_url and asked.api_key:
             values |= {"api_url": asked.api_url, "api_key": asked.api_key, "ca_pem": asked.ca_pem or False}
         else:

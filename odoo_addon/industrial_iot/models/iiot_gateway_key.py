@@ -54,7 +54,7 @@ class IiotGatewayKey(models.Model):
         """The gateway of a good key. Found by its digest: how long that takes says nothing of other keys."""
         self.env.cr.execute(
             "SELECT gateway_id FROM iiot_gateway_key WHERE digest = %s "
-            "AND (expires_at IS NULL OR expires_at > now() AT TIME ZONE 'UTC')",
+            "AND (expires_at IS NULL OR expires_at > clock_timestamp() AT TIME ZONE 'UTC')",
             (tokens.digest(key),),
         )
         row = self.env.cr.fetchone()
