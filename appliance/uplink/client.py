@@ -192,7 +192,7 @@ class OdooClient:
         return Answer(response.status_code, response.headers, content, now_ms)
 
     def _compare_clocks(self, date: str | None, now_ms: int) -> None:
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError, OverflowError, OSError):
             if date is not None:
                 # it was cut off, not rounded
                 self.clock_ahead_s = parsedate_to_datetime(date).timestamp() + 0.5 - now_ms / 1000

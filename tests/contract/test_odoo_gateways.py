@@ -244,6 +244,7 @@ def test_a_gateway_that_knows_nothing_is_told_every_paired_device_and_then_only_
     first, second = paired(odoo), paired(odoo)
     devices, cursor = changes(box, None)
     assert {first.device_id, second.device_id} <= devices.keys()
+    assert devices[first.device_id]["serial"] == first.serial, "a box that takes another's place needs it"
     assert devices[first.device_id]["config"]["settings"] == {"telemetry_interval_s": 3}
     assert changes(box, cursor)[0] == {}
     odoo.disable(second.device_id)

@@ -427,7 +427,8 @@ async def test_what_root_enrols_belongs_to_whom_the_data_folder_belongs(tmp_path
 
 async def test_check_finds_an_appliance_in_order_and_says_what_is_not(box: Installed) -> None:
     """Everything but what a box in a test cannot have."""
-    expected = {"service": "ok", "dns": "skipped", "odoo": "skipped", "odoo_clock": "skipped", "contract": "skipped"}
+    asks_odoo = ("dns", "odoo", "odoo_clock", "contract", "recovery")
+    expected = dict.fromkeys(asks_odoo, "skipped")
     small = {"IIOT_BUFFER_QUOTA_MB": "16", "HTTP_USE_TLS": "True"}
     result = await box.type("check", "--json", **small)
     verdicts = {check["name"]: check for check in json.loads(result.out)["checks"]}
@@ -446,3 +447,22 @@ async def test_check_finds_an_appliance_in_order_and_says_what_is_not(box: Insta
     result = await box.type("check", "--json", **small)
     verdicts = {check["name"]: check["verdict"] for check in json.loads(result.out)["checks"]}
     assert (verdicts["health"], verdicts["ports"], verdicts["database"]) == ("skipped", "ok", "ok")
+
+
+async def test_a_code_need_not_be_seen_by_everybody_on_the_machine(tmp_path: Path) -> None:
+    async with OdooStandIn(tmp_path / "odoo") as odoo:
+        settings = {"IIOT_DATA_DIR": str(tmp_path / "data"), "PORT": str(free_port())}
+        arguments = ("enroll", "--odoo", odoo.url, "--no-api-key", "--json")
+        nothing = await command(*arguments, folder=tmp_path, settings=settings)
+        assert (nothing.status, "--code -" in nothing.err) == (Exit.SETTINGS, True)
+        given = {**settings, "ENROLL_CODE": await new_code(odoo)}
+        assert (await command(*arguments, folder=tmp_path, settings=given)).status == Exit.OK
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "appliance", *arguments, "--code", "-"),
+            cwd=tmp_path,
+            env=clean_environment(settings),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(f"{await new_code(odoo)}\n".encode()), WITHIN_S)
+        assert (process.returncode, json.loads(out)["odoo"]) == (Exit.OK, odoo.url)
