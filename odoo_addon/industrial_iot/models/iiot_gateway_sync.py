@@ -22,7 +22,7 @@ class IiotGateway(models.Model):
         inbox = self.env["iiot.inbox"]._for(self)
         self = self.with_env(inbox.env)
         self._check_uid(asked.gateway)
-        stand = inbox._lock(self, wait=True)
+        stand = inbox._lock(self, batch=False)
         self._check_database(asked.database_uuid)
         epochs = self.env["iiot.gateway.epoch"]
         known = [found for report in asked.epochs if (found := epochs._tell(self.id, report.epoch, report.told))]

@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 BUSY_RETRY_AFTER_S = 1
 FORMER_DEVICE_DAYS = 90
 """What a gateway still has of a device that was moved to another one is taken for so long."""
-_LOCK = 0x11075  # class of the advisory locks, one for each gateway
+_BATCH_LOCK, _LOCK = 0x11074, 0x11075  # classes of the advisory locks: a batch is in flight; something of it is handled
 
 
 @dataclass
@@ -108,20 +108,22 @@ class IiotInbox(models.AbstractModel):
         )
 
     @api.model
-    def _lock(self, gateway, *, wait: bool = False) -> dict[str, Any]:
+    def _lock(self, gateway, *, batch: bool = True) -> dict[str, Any]:
         """Nothing else of this gateway is handled until the transaction ends; how it stands to it.
+
+        A second ``batch`` is refused at once. A sync that is under way is waited for: it is short, and a batch that
+        begins again after a conflict must not find that a sync has slipped in.
 
         The row is locked too: whoever looked at the database before the last batch or sync had ended gets a
         serialization error here, and begins again with a fresh look. So a copy that was fenced can't slip through.
         """
         cr = self.env.cr
-        if wait:
-            cr.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK, gateway.id))
-        else:
-            cr.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (_LOCK, gateway.id))
+        if batch:
+            cr.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (_BATCH_LOCK, gateway.id))
             if not cr.fetchone()[0]:
                 headers = {"Retry-After": str(BUSY_RETRY_AFTER_S)}
                 raise RefusalError(429, "gateway_busy", "a batch of this gateway is being handled", headers=headers)
+        cr.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK, gateway.id))
         cr.execute(
             "SELECT admission, start, epoch, cursor FROM iiot_gateway_report WHERE id = %s FOR UPDATE",
             (gateway.report_id.id,),
