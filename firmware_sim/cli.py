@@ -244,14 +244,16 @@ def demo(
     seconds: Annotated[float | None, typer.Option(help="end by itself, check everything and say so", min=1)] = None,
     devices: Annotated[int, typer.Option(help="how many devices", min=1, max=2000)] = 5,
     rate: Annotated[float | None, typer.Option(help="readings per second in all; default: one per device")] = None,
+    odoo: Annotated[bool, typer.Option("--odoo", help="with a real Odoo 19 in place of the stand-in")] = False,
     inject: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Stand-in, appliance and devices together, with a line that shows them work."""
+    """Odoo or its stand-in, appliance and devices together, with a line that shows them work."""
     from firmware_sim.demo.play import Plan, run
 
     if inject not in (None, "loss", "duplicate"):
         raise typer.BadParameter("loss or duplicate", param_hint="--inject")
-    raise typer.Exit(run(Plan(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject)))
+    plan = Plan(seconds=seconds, devices=devices, rate=rate or float(devices), inject=inject, real=odoo)
+    raise typer.Exit(run(plan))
 
 
 def _on_signals(action: Callable[[], Any]) -> None:

@@ -65,6 +65,10 @@ class Child:
         if not self._stopping:
             raise ChildEndedError(f"{self.name} ended by itself (status {status}). Its last lines:\n{self.tail()}")
 
+    async def ended(self) -> int:
+        """Its exit status, once it has ended by itself."""
+        return 0 if self._process is None else await self._process.wait()
+
     def tail(self) -> str:
         """The last lines of its log."""
         try:

@@ -13,18 +13,19 @@ from typing import Any, TypeVar
 
 import httpx
 
-from firmware_sim.demo.children import Child
+from firmware_sim.demo.children import ROOT, Child
+from firmware_sim.demo.real_side import RealSide
+from firmware_sim.demo.sides import DemoError, OdooSide, StandInSide
 from firmware_sim.demo.surroundings import Surroundings
+from firmware_sim.office import Office, OfficeError
 
 START_WITHIN_S = 30.0
+ODOO_WITHIN_S = 900.0
+"""For a real Odoo, which may have to be fetched, and the add-on to be installed in it."""
 DRAIN_FLEET_S = 60.0
-OWN_SERIAL = "SN-1001"
+APPLIANCE_STOPS_S = 15.0
 
 _T = TypeVar("_T")
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the text is for people."""
 
 
 class Stage:
@@ -38,14 +39,15 @@ class Stage:
         self._prefix = "press" if self.surroundings.is_fresh else f"press-{secrets.token_hex(2)}"
         self._watchers: set[asyncio.Task[Any]] = set()
         self.record = folder / "record.jsonl"
-        self.odoo_url = ""
-        self.odoo: httpx.AsyncClient
-        """The stand-in's control routes."""
+        self.odoo: OdooSide
         self.appliance: httpx.AsyncClient
         self.fleet: Child
 
-    async def start_odoo(self) -> None:
-        """The stand-in, unless the caller has set ODOO_BASE_URL."""
+    async def start_odoo(self, *, real: bool) -> None:
+        """The stand-in, unless the caller has set ODOO_BASE_URL; or a real Odoo."""
+        if real:
+            await self._start_real_odoo()
+            return
         here = self.surroundings
         url = control_url = here.odoo_url
         if not url:
@@ -54,46 +56,88 @@ class Stage:
                 *("firmware_sim", "odoo", "--port", "0", "--data", str(here.odoo_file)),
                 environment={"ODOO_API_KEY": here.environment["ODOO_API_KEY"]},
             )
-            line = await self._within(START_WITHIN_S, child.line(), "the stand-in did not start")
-            if not line:
-                await child.watch()
-            url, control_url = json.loads(line)["url"], json.loads(line)["control_url"]
+            started = await self._first_line(child, START_WITHIN_S)
+            url, control_url = started["url"], started["control_url"]
         here.environment["ODOO_BASE_URL"] = url
-        self.odoo = await self._client(control_url)
-        self.odoo_url = url
+        self.odoo = StandInSide(await self._client(control_url), url)
+
+    async def _start_real_odoo(self) -> None:
+        """In a database of its own, which ends with it. Who gets and starts Odoo is a tool of the tests."""
+        here = self.surroundings
+        if here.odoo_url:
+            raise DemoError("--odoo starts an Odoo of its own: unset ODOO_BASE_URL")
+        if not (ROOT / "tests" / "odoo" / "run.py").is_file():
+            raise DemoError("--odoo needs the whole project, as it is in its repository")
+        child = await self._child("Odoo", *("tests.odoo.run", "19", "--throwaway", "--json"), environment={}, stop_s=30)
+        login = await self._first_line(child, ODOO_WITHIN_S)
+        try:
+            office = await self._stack.enter_async_context(
+                Office(login["url"], database=login["database"], login=login["login"], password=login["password"])
+            )
+        except OfficeError as error:
+            raise DemoError(f"Odoo lets nobody in: {error}") from None
+        # the appliance is to be enrolled: what is set goes first
+        here.environment |= {"ODOO_BASE_URL": "", "ODOO_API_KEY": ""}
+        here.enrols_at = login["url"]
+        self.odoo = RealSide(office, login)
+
+    async def _first_line(self, child: Child, within_s: float) -> dict[str, str]:
+        """What a server prints once it serves."""
+        line = await self._within(within_s, child.line(), f"{child.name} did not start", child)
+        if not line:
+            await child.watch()
+        started: dict[str, str] = json.loads(line)
+        return started
 
     async def make_devices(self, *, count: int, rate: float) -> tuple[list[dict[str, str]], dict[str, str]]:
         """The fleet's devices, and one for whoever tries the demo."""
         try:
-            state = await call(self.odoo, "GET", "/sim/state")
-            settings = {"telemetry_interval_s": count / rate}
-            order = {"prefix": self._prefix, "count": count, "settings": settings}
-            made = await call(self.odoo, "POST", "/sim/devices", order)
-            name = f"{self._prefix}-own"
-            serial = f"SN-{name}" if state["devices"] else OWN_SERIAL
-            own = await call(self.odoo, "POST", "/sim/devices", {"device_id": name, "serial": serial})
+            return await self.odoo.make_devices(self._prefix, count=count, interval_s=count / rate)
         except (DemoError, httpx.HTTPError) as error:
             if not self.surroundings.odoo_url:
                 raise
             raise DemoError(
                 f"ODOO_BASE_URL, {self.surroundings.odoo_url}, is no stand-in that lets the demo make devices: {error}"
             ) from None
-        return made["devices"], own["devices"][0]
 
     async def start_appliance(self) -> None:
-        """The appliance, and tell Odoo where it is."""
+        """The appliance; it and Odoo are told of each other."""
         here = self.surroundings
-        child = await self._child("appliance", "appliance", environment=here.environment, log_all=True, stop_s=15)
+        child = await self._run_appliance()
+        if code := await self.odoo.code():
+            await self._enroll(code)
+            await child.stop(within_s=APPLIANCE_STOPS_S)
+            await self._run_appliance()
+        key = here.api_key()
+        ca_pem = here.ca_file.read_text()
+        self.appliance = await self._client(here.api, ca_pem=ca_pem, key=key)
+        await self.odoo.meet({"url": here.api, "api_key": key, "ca_pem": ca_pem if here.http_tls else None})
+
+    async def _run_appliance(self) -> Child:
+        here = self.surroundings
+        child = await self._child(
+            "appliance", "appliance", environment=here.environment, log_all=True, stop_s=APPLIANCE_STOPS_S
+        )
         # its authority is not known yet; whom we talk to is our own child on this machine
         unchecked = httpx.AsyncClient(base_url=here.api, verify=False, trust_env=False, timeout=5)  # noqa: S501
         async with unchecked as http:
             await self._within(START_WITHIN_S, _until_healthy(http), "the appliance did not start", child)
-            ca_pem = (await http.get("/ca.pem")).raise_for_status().text
-        here.ca_file.write_text(ca_pem)
-        key = here.api_key()
-        self.appliance = await self._client(here.api, ca_pem=ca_pem, key=key)
-        api = {"url": here.api, "api_key": key, "ca_pem": ca_pem if here.http_tls else None}
-        await call(self.odoo, "PUT", "/sim/appliance", api)
+            here.ca_file.write_text((await http.get("/ca.pem")).raise_for_status().text)
+        return child
+
+    async def _enroll(self, code: str) -> None:
+        """As its administrator does, with a code from the gateway's form."""
+        here = self.surroundings
+        command = Child(
+            "enroll",
+            *("appliance", "enroll", "--odoo", here.enrols_at, "--code", code),
+            folder=self._folder,
+            environment=here.environment,
+            log_all=True,
+        )
+        await command.start()
+        if await self._within(START_WITHIN_S, command.ended(), "the appliance was not enrolled", command):
+            raise DemoError(f"the appliance was not enrolled:\n{command.tail()}")
 
     async def start_fleet(self, devices: list[dict[str, str]]) -> None:
         """The devices, in a process of their own."""
@@ -158,17 +202,6 @@ class Stage:
             return task.result()
         finally:
             await cancelled(task)
-
-
-async def call(http: httpx.AsyncClient, method: str, path: str, body: Any = None) -> Any:
-    """A route of the stand-in or the appliance; ``DemoError`` if it refuses, ``httpx.HTTPError`` if it is away."""
-    answer = await http.request(method, path, json=body)
-    if answer.is_error:
-        raise DemoError(f"{method} {path} was answered with {answer.status_code}: {answer.text[:300]}")
-    try:
-        return answer.json() if answer.content else None
-    except ValueError:
-        raise DemoError(f"{method} {path} was answered with something else than JSON") from None
 
 
 async def _until_healthy(http: httpx.AsyncClient) -> None:

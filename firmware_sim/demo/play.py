@@ -14,12 +14,11 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import httpx
-
 from firmware_sim.demo.children import ChildEndedError
 from firmware_sim.demo.interrupts import cancel_on_signals, ignore_signals
-from firmware_sim.demo.launch import DRAIN_FLEET_S, DemoError, Stage, call, cancelled
+from firmware_sim.demo.launch import DRAIN_FLEET_S, Stage, cancelled
 from firmware_sim.demo.screen import LiveLine, Progress, introduction, summary, tell
+from firmware_sim.demo.sides import TROUBLE, call
 from firmware_sim.demo.update import Update
 from firmware_sim.demo.verdict import Verdict, compare
 from firmware_sim.record import read_record
@@ -31,7 +30,6 @@ POLL_S = 0.2
 LINE_EVERY_S = 1.5
 COMMANDS_AT_A_TIME = 4
 COMMAND_EVERY_S = 10.0
-MOST_COMMANDS = 10_000
 FINAL_STATES = frozenset(("done", "failed", "expired", "cancelled", "not_sent"))
 INTERRUPTED = 130
 
@@ -44,6 +42,8 @@ class Plan:
     devices: int
     rate: float
     inject: str | None
+    real: bool = False
+    """Whether with a real Odoo in place of the stand-in."""
 
 
 def run(plan: Plan) -> int:
@@ -73,7 +73,7 @@ async def _outcome(task: asyncio.Task[int]) -> int:
         with suppress(BrokenPipeError):
             tell("\nStopped.")
         return INTERRUPTED
-    except (DemoError, ChildEndedError, httpx.HTTPError) as error:
+    except (*TROUBLE, ChildEndedError) as error:
         tell(f"\nThe demo failed: {error or type(error).__name__}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -102,16 +102,16 @@ class _Demo:
         """Start everything, show it, and with a time limit check it; the exit status."""
         plan, stage = self._plan, self._stage
         tell("Starting …")
-        await stage.start_odoo()
+        await stage.start_odoo(real=plan.real)
         devices, own = await stage.make_devices(count=plan.devices, rate=plan.rate)
         await stage.start_appliance()
         if plan.inject:
-            await call(stage.odoo, "POST", "/sim/faults", {"kind": plan.inject, "count": 1})
+            await stage.odoo.inject(plan.inject)
         await stage.start_fleet(devices)
         tell(
             introduction(
                 surroundings=stage.surroundings,
-                odoo_url=stage.odoo_url,
+                odoo=stage.odoo.introduction,
                 devices=plan.devices,
                 rate=plan.rate,
                 own=own,
@@ -179,15 +179,13 @@ class _Demo:
         await self._update.look()
         progress.update = self._update.in_words()
         try:
-            state = await call(self._stage.odoo, "GET", "/sim/state")
-            progress.in_odoo = state["messages"].get("telemetry", 0)
-            progress.commands_done = state["commands"].get("done", 0)
-        except (DemoError, httpx.HTTPError):
+            progress.in_odoo, progress.commands_done = await self._stage.odoo.arrived()
+        except TROUBLE:
             progress.in_odoo = None
         try:
             buffer = await call(self._stage.appliance, "GET", "/api/v1/buffer")
             progress.waiting, progress.parked = buffer["waiting"], buffer["parked"]
-        except (DemoError, httpx.HTTPError):
+        except TROUBLE:
             progress.waiting = progress.parked = None
 
     async def _command_each(self) -> None:
@@ -214,11 +212,10 @@ class _Demo:
                 await self._command(secrets.choice(self._devices), "recalibrate")
 
     async def _command(self, device: str, action: str) -> None:
-        order = {"device_id": device, "action": action, "params": {"from": "the demo"}}
-        sent = await call(self._stage.odoo, "POST", "/sim/commands", order)
+        command = await self._stage.odoo.send_command(device, action)
         self._progress.commands_sent += 1
         if self._plan.seconds is not None:
-            self._commands.add(sent["command_id"])
+            self._commands.add(command)
 
     # --- the end ---------------------------------------------------------------------------------------------
 
@@ -237,7 +234,7 @@ class _Demo:
 
     async def _until_answered(self) -> None:
         while True:
-            states = await self._command_states()
+            states = await self._stage.odoo.command_states()
             if all(states.get(command) in FINAL_STATES for command in self._commands):
                 return
             await asyncio.sleep(POLL_S)
@@ -246,7 +243,7 @@ class _Demo:
         """Until nothing waits on the appliance's disk, or nothing has moved for a while."""
         fewest, moved_at = None, time.monotonic()
         while time.monotonic() - moved_at < STALLED_AFTER_S:
-            with suppress(DemoError, httpx.HTTPError):
+            with suppress(*TROUBLE):
                 waiting = (await call(self._stage.appliance, "GET", "/api/v1/buffer"))["waiting"]
                 if waiting == 0:
                     return
@@ -254,22 +251,13 @@ class _Demo:
                     fewest, moved_at = waiting, time.monotonic()
             await asyncio.sleep(POLL_S)
 
-    async def _command_states(self) -> dict[str, str]:
-        answer = await call(self._stage.odoo, "GET", f"/sim/commands?limit={MOST_COMMANDS}")
-        return {command["command_id"]: command["state"] for command in answer["commands"]}
-
     async def _judge(self) -> Verdict:
         stage = self._stage
         record = await asyncio.to_thread(read_record, stage.record)
-        readings: list[tuple[str, str]] = []
-        async with stage.odoo.stream("GET", "/sim/effects", params={"kind": "telemetry"}) as answer:
-            async for line in answer.aiter_lines():
-                effect = json.loads(line)
-                readings.append((effect["device"], effect["msg_id"]))
+        readings = [reading async for reading in stage.odoo.readings()]
         comparison = await asyncio.to_thread(compare, record, readings)
         buffer = await call(stage.appliance, "GET", "/api/v1/buffer")
-        state = await call(stage.odoo, "GET", "/sim/state")
-        states = await self._command_states()
+        states = await stage.odoo.command_states()
         return Verdict(
             devices=self._plan.devices,
             paired=len(record.paired),
@@ -285,5 +273,5 @@ class _Demo:
             update=self._update.state or "not_sent",
             odd=record.odd,
             connections_lost=sum(why != "stopped" for _, _, why in record.lost_connections),
-            complete=record.complete and not state["pruned"],
+            complete=record.complete and await stage.odoo.is_complete(),
         )

@@ -34,7 +34,7 @@ def tell(text: str = "", *, file: TextIO | None = None) -> None:
     print(text, file=file or sys.stdout, flush=True)
 
 
-def introduction(*, surroundings: Surroundings, odoo_url: str, devices: int, rate: float, own: dict[str, str]) -> str:
+def introduction(*, surroundings: Surroundings, odoo: str, devices: int, rate: float, own: dict[str, str]) -> str:
     """What runs where, and what to paste to take part."""
     here = surroundings
     ca = f" --cafile {here.ca_file}" if here.mqtt_tls else ""
@@ -44,7 +44,7 @@ Devices publish over MQTT, the appliance keeps every reading until Odoo has it, 
 
   devices     {devices}, {rate:g} readings per second in all
   appliance   MQTT {here.mqtt_host}:{here.mqtt_port}{" with TLS" if here.mqtt_tls else ""}, API {here.api}/
-  Odoo        a stand-in: open {odoo_url}/ to see what it got, and to make it fail
+  Odoo        {odoo}
 
 Some devices say things twice or to the wrong topic, and one gets new firmware: that must do no harm.
 

@@ -29,6 +29,8 @@ class Surroundings:
 
         self.odoo_url = given.get("ODOO_BASE_URL", "").rstrip("/")
         """The caller's own, or empty."""
+        self.enrols_at = ""
+        """The address of an Odoo that the appliance is enrolled at by a code."""
         self.is_fresh = not self.odoo_url and not given.get("IIOT_DATA_DIR")
         """Whether neither Odoo nor the appliance can remember an earlier demo."""
         data = Path(setting("IIOT_DATA_DIR", str(folder / "data"))).expanduser().absolute()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-import httpx
-
-from firmware_sim.demo.launch import DemoError, Stage, call
+from firmware_sim.demo.launch import Stage
+from firmware_sim.demo.sides import TROUBLE
 
 VERSION = "1.1.0"
 FINAL_STATES = frozenset(("installed", "failed", "rolled_back", "already_installed", "cancelled"))
@@ -28,24 +27,17 @@ class Update:
         return self.state in FINAL_STATES or self.state == "not_sent"
 
     async def send(self, device: str) -> None:
-        """Let Odoo send a file, which is made where an earlier demo has not. ``DemoError`` if it does not want to."""
-        files = (await call(self._stage.odoo, "GET", "/sim/firmware"))["firmware"]
-        file = next((file for file in files if file["version"] == VERSION), None)
-        if file is None:
-            file = await call(self._stage.odoo, "POST", "/sim/firmware", {"version": VERSION})
-        sent = await call(self._stage.odoo, "POST", "/sim/updates", {"device_id": device, "firmware": file["id"]})
-        self.device, self._update_id = device, sent["update_id"]
+        """Let Odoo send a file."""
+        self._update_id = await self._stage.odoo.send_update(device, VERSION)
+        self.device = device
         await self.look()
 
     async def look(self) -> None:
         """Ask Odoo how it stands; while it cannot be asked, that is not known."""
         if not self._update_id:
             return
-        with suppress(DemoError, httpx.HTTPError):
-            update = await call(self._stage.odoo, "GET", f"/sim/updates/{self._update_id}")
-            self.state = update["state"]
-            last = update["history"][-1] if update["history"] else {}
-            self.error = str(last.get("error") or update["problem"] or "")
+        with suppress(*TROUBLE):
+            self.state, self.error = await self._stage.odoo.update(self._update_id)
 
     def in_words(self) -> str:
         """For the line that shows how things are."""
