@@ -30,8 +30,13 @@ DRAINED_BYTES = 2 * MAX_BODY_BYTES
 _attempts = Attempts()
 
 
-def contract_route(path: str, *, methods: list[str], keyless: bool = False) -> Callable[[Any], Any]:
-    """A route of the contract. The method gets the gateway whose key came, as the gateways' user sees it."""
+def contract_route(
+    path: str, *, methods: list[str], keyless: bool = False, repeats_alone: bool = False
+) -> Callable[[Any], Any]:
+    """A route of the contract. The method gets the gateway whose key came, as the gateways' user sees it.
+
+    ``repeats_alone``: what has run into another transaction is done again while no other batch is handled.
+    """
     names = re.findall(r"<\w+:(\w+)>", path)
 
     def decorate(method: Callable[..., Any]) -> Any:
@@ -39,7 +44,7 @@ def contract_route(path: str, *, methods: list[str], keyless: bool = False) -> C
         def endpoint(self, **params: Any) -> http.Response:
             # what came in a query is not part of the contract
             named = {name: params[name] for name in names}
-            return _answer(functools.partial(method, self, **named), keyless=keyless)
+            return _answer(functools.partial(method, self, **named), keyless=keyless, repeats_alone=repeats_alone)
 
         endpoint.__doc__ = method.__doc__
         return endpoint
@@ -92,9 +97,11 @@ def count_wrong(place: str, refusal: RefusalError) -> RefusalError:
     return RefusalError(429, "rate_limited", "too many wrong attempts from this address", headers=headers)
 
 
-def _answer(handle: Callable[..., Any], *, keyless: bool) -> http.Response:
+def _answer(handle: Callable[..., Any], *, keyless: bool, repeats_alone: bool) -> http.Response:
     for left in reversed(range(MAX_TRIES)):
         try:
+            if repeats_alone and left < MAX_TRIES - 1:
+                request.env["iiot.inbox"]._exclude_others()
             arguments = () if keyless else (_gateway_of_key(),)
             response = handle(*arguments)
             request.env.cr.flush()  # what is wrong with it must show here, not where Odoo would wait and try again

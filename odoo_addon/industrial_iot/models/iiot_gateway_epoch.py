@@ -108,6 +108,12 @@ class IiotGatewayEpoch(models.AbstractModel):
         return {row[0] for row in rows}
 
     @api.model
+    def _take_part(self, *, alone: bool = False) -> None:
+        """Hold the lock that writing receipts takes, or one that keeps all others from writing any."""
+        mode = "EXCLUSIVE" if alone else "ROW EXCLUSIVE"
+        self.env.cr.execute(f"LOCK TABLE iiot_receipt IN {mode} MODE")
+
+    @api.model
     def _take_receipts_back(self, epoch_id: int, seqs: list[int]) -> None:
         """Of messages that took no effect after all."""
         if seqs:

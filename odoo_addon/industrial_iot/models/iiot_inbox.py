@@ -90,6 +90,7 @@ class IiotInbox(models.AbstractModel):
         except RejectedError as error:
             raise RefusalError(422, error.code, str(error)) from None
         verdicts = _Verdicts()
+        self.env["iiot.gateway.epoch"]._take_part()  # there is no receipt that would do so
         self._apply(gateway, [message] if self._counts(message, former) else [], verdicts)
         for error in verdicts.rejected.values():
             raise RefusalError(422, error.code, str(error))
@@ -97,6 +98,15 @@ class IiotInbox(models.AbstractModel):
             raise RefusalError(503, "later", "send it again", headers={"Retry-After": "5"})
         self._note_contact(gateway, [message])
         return {"status": "stored", "work": gateway._has_work(stand["cursor"])}
+
+    @api.model
+    def _exclude_others(self) -> None:
+        """Until the transaction ends no other gateway's batch is handled, so none can get into this one's way.
+
+        Must be the first statement of a transaction: what it sees is settled by its first look, which must come after
+        those that it waits for have ended. Gateways that write the same record might else begin again for ever.
+        """
+        self.env["iiot.gateway.epoch"]._take_part(alone=True)
 
     # --- one after the other -----------------------------------------------------------------------------------
 
