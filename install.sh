@@ -3,6 +3,7 @@
 # The IIoT Edge Appliance: try it, test it.
 #
 #   ./install.sh demo [--seconds N] [--devices N]   everything on this machine: appliance, devices, a stand-in for Odoo
+#   ./install.sh demo --odoo                        the same with a real Odoo 19, which is fetched once (two minutes)
 #   ./install.sh test [arguments for pytest]        style, types and all tests
 #   ./install.sh help                               this text
 #
@@ -94,7 +95,7 @@ ensure_postgresql() {
     echo "create_main_cluster = false" >"$no_cluster"
   fi
   install_packages postgresql ||
-    say "The tests on a real Odoo will be skipped. To run them, install: postgresql"
+    say "There can be no real Odoo without PostgreSQL. On Debian, as root: apt-get install postgresql"
   rm -f "$no_cluster"
 }
 
@@ -112,6 +113,12 @@ ensure_odoo() {
   [ "$named" != other ] || return 0
   ensure_postgresql
   "$VENV/bin/python" -m tests.odoo.prepare || say "The tests on it will be skipped."
+}
+
+# The same Odoo for the demo, which cannot do without.
+ensure_demo_odoo() {
+  ensure_postgresql
+  (cd "$ROOT" && "$VENV/bin/python" -m tests.odoo.prepare 19) || fail "the demo with a real Odoo cannot start, see above"
 }
 
 # Debian's promtool judges /metrics. It comes with the whole Prometheus server, which would start a service here: so it is
@@ -166,7 +173,11 @@ ensure_venv() {
 }
 
 demo() {
+  local argument
   ensure_venv
+  for argument in "$@"; do
+    [ "$argument" != --odoo ] || ensure_demo_odoo
+  done
   exec "$VENV/bin/python" -m firmware_sim demo "$@"
 }
 
