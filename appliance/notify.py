@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 MICROSECONDS = 1_000_000
@@ -13,10 +13,9 @@ MICROSECONDS = 1_000_000
 class Notifier:
     """Tells systemd how the service is; does nothing where nobody listens. Never blocks, never raises."""
 
-    def __init__(self, environment: MutableMapping[str, str] | None = None) -> None:
-        """Takes ``NOTIFY_SOCKET`` out of the environment, so that no child can speak for the service."""
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         environment = os.environ if environment is None else environment
-        name = environment.pop("NOTIFY_SOCKET", "")
+        name = environment.get("NOTIFY_SOCKET", "")
         # a leading @ stands for the zero byte of Linux's abstract names
         self._address = f"\0{name[1:]}" if name.startswith("@") else name
         self.watchdog_s = _watchdog_s(environment)
@@ -37,8 +36,8 @@ class Notifier:
             sending.sendto(text, self._address)
 
 
-def _watchdog_s(environment: MutableMapping[str, str]) -> float | None:
-    pid, microseconds = environment.pop("WATCHDOG_PID", ""), environment.pop("WATCHDOG_USEC", "")
+def _watchdog_s(environment: Mapping[str, str]) -> float | None:
+    pid, microseconds = environment.get("WATCHDOG_PID", ""), environment.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or not int(microseconds) or pid not in ("", str(os.getpid())):
         return None
     return int(microseconds) / MICROSECONDS
