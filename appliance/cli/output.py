@@ -12,7 +12,10 @@ import typer
 from appliance.cli.exits import printable
 
 EnvFile = Annotated[
-    Path | None, typer.Option(help="Read settings from this file instead of .env in the working directory.")
+    Path | None,
+    typer.Option(
+        envvar="APPLIANCE_ENV_FILE", help="Read settings from this file instead of .env in the working directory."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")]
 
