@@ -1,22 +1,44 @@
 #!/usr/bin/env bash
 #
-# The IIoT Edge Appliance: try it, test it.
+# The IIoT Edge Appliance: install it, try it, test it.
 #
+#   sudo ./install.sh [install] [options]    as a service of this machine, Debian 12 or 13 on amd64 or arm64; again: nothing
+#   sudo ./install.sh upgrade [options]      this version in place of the installed one, which comes back if this one does
+#                                            not get ready
+#   sudo ./install.sh rollback               the version before; nothing that was stored since is lost
+#   sudo ./install.sh uninstall [--purge]    data and settings stay; --purge removes them too
+#   ./install.sh bundle [--arch amd64|arm64] [--output FILE]   one file for boxes without internet: sudo bash FILE
 #   ./install.sh demo [--seconds N] [--devices N]   everything on this machine: appliance, devices, a stand-in for Odoo
 #   ./install.sh demo --odoo                        the same with a real Odoo 19, which is fetched once (two minutes)
 #   ./install.sh test [arguments for pytest]        style, types and all tests
 #   ./install.sh help                               this text
 #
-# Both make a Python environment in .venv beside this script, and use it again as long as pyproject.toml is the same.
+# Options of install and upgrade, all of which may be left out:
+#   --odoo-url URL         Odoo's address, for --enroll and for what is said at the end
+#   --enroll CODE          pair with Odoo: the code from the gateway's form there; - reads it from standard input
+#   --hostname NAME        what devices are told to connect to (default: the machine's name)
+#   --name NAME            name of this gateway (default: the machine's name)
+#   --http-port PORT       port of pages and API (default: 8000)
+#   --mqtt-port PORT       port of the broker (default: 8883)
+#   --set NAME=VALUE       any other setting; may be given several times
+#   --settings FILE        a whole file of settings, NAME=value a line
+# They are written to /etc/iiot-appliance/appliance.env at the first installation; a file that is there stays as it is.
+#
+# Installing checks first (system, architecture, clock, space, ports), and changes nothing if a check fails; whatever fails
+# later is taken back. systemd/README.md says what lies where. Where Debian's python3 is missing it is installed, and stays.
+#
+# demo and test make a Python environment in .venv beside this script, and use it as long as pyproject.toml is the same.
 # Debian packages that are missing are installed when the script runs as root; otherwise it says which are needed.
 #
 # Variables that it reads:
+#   ENROLL_CODE    as --enroll, but not to be seen in the list of processes
+#   READY_WITHIN_S   seconds that a version has for getting ready (default: 120)
 #   PYTHON         Python to build .venv with, 3.11 or later (default: python3, else python3.13, 3.12, 3.11)
 #   TEST_WORKERS   how many tests run at a time (default: auto, one for each processor)
 #   TEST_ODOO_..., TEST_CACHE   which Odoo the tests run on, and where it is kept: see tests/odoo/README.md
 #   PIP_...        pip's own variables and configuration files hold as everywhere, such as an index of your own
 #
-# Exit status: 0 good, 1 failed, 2 wrong usage or not built yet.
+# Exit status: 0 good, 1 failed and taken back (with --enroll: installed, but not paired), 2 wrong usage.
 
 set -euo pipefail
 
@@ -24,6 +46,7 @@ SCRIPT=${BASH_SOURCE[0]:-$0}
 ROOT=$(cd "$(dirname "$SCRIPT")" && pwd)
 VENV=$ROOT/.venv
 OLDEST_PYTHON=3.11
+READY_WITHIN_S=${READY_WITHIN_S:-120}
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -32,9 +55,46 @@ fail() {
   exit 1
 }
 
+wrong_usage() {
+  say "install.sh: $*. See: $SCRIPT help"
+  exit 2
+}
+
+# value_of OPTION [VALUE...]: the option's value.
+value_of() {
+  [ $# -ge 2 ] || wrong_usage "$1 needs a value"
+  printf '%s\n' "$2"
+}
+
 usage() { sed -n '3,/^$/s/^# \{0,1\}//p' "$SCRIPT"; }
 
 has() { command -v "$1" >/dev/null 2>&1; }
+
+# What is taken back, last thing first, when the script ends before it has reached commit.
+UNDO=()
+
+# undo COMMAND [ARGUMENT...]
+undo() { UNDO+=("$(printf '%q ' "$@")"); }
+
+commit() { UNDO=(); }
+
+on_exit_undo() {
+  trap take_back EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM HUP
+}
+
+take_back() {
+  local status=$? number
+  trap - EXIT
+  trap '' INT TERM HUP
+  set +e
+  for ((number = ${#UNDO[@]} - 1; number >= 0; number--)); do
+    eval "${UNDO[number]}"
+  done
+  [ "$status" -eq 0 ] || [ ${#UNDO[@]} -eq 0 ] || say "Everything else is as it was before."
+  exit "$status"
+}
 
 # Whether this Python is new enough and can make environments (Debian keeps that in a package of its own).
 can_build() { "$1" -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (${OLDEST_PYTHON/./, }))" >/dev/null 2>&1; }
@@ -72,7 +132,8 @@ ensure_python() {
     fail "Python $OLDEST_PYTHON or later with venv is needed. On Debian, as root: apt-get install python3 python3-venv"
 }
 
-# The README's commands are tried with these, lost power with a library that the test compiles, and the status page in a
+# The README's commands are tried with these, lost power with a library that the test compiles, the installation in bare Debian
+# systems that boot in containers, and the status page in a
 # browser. Without them the tests concerned are skipped, and say so.
 ensure_test_tools() {
   local missing=()
@@ -81,6 +142,8 @@ ensure_test_tools() {
   has openssl || missing+=(openssl)
   has gcc || has cc || missing+=(gcc libc6-dev)
   has chromium && has chromedriver || missing+=(chromium chromium-driver)
+  has systemd-nspawn && has systemd-analyze || missing+=(systemd systemd-container)
+  has debootstrap || missing+=(debootstrap)
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}" ||
     say "Some tests will be skipped. To run them, install: ${missing[*]}"
 }
@@ -194,9 +257,17 @@ run_tests() {
   exec "$VENV/bin/python" -m pytest -n "${TEST_WORKERS:-auto}" --dist loadgroup "$@"
 }
 
-not_yet() {
-  say "install.sh: the installation as a service is not built yet; nothing was changed. Try: ./install.sh demo"
-  exit 2
+# production COMMAND [ARGUMENT...]: what has to do with the installation as a service stands in files of its own.
+production() {
+  local part
+  for part in checks versions settings installation; do
+    [ -r "$ROOT/systemd/$part.sh" ] ||
+      fail "$ROOT/systemd/$part.sh is missing: keep install.sh in its folder, as the checkout or archive has it"
+  done
+  for part in checks versions settings installation; do
+    . "$ROOT/systemd/$part.sh"
+  done
+  "$@"
 }
 
 main() {
@@ -205,8 +276,10 @@ main() {
   case $command in
     demo) demo "$@" ;;
     test) run_tests "$@" ;;
-    install | upgrade | rollback | uninstall) not_yet ;;
+    install | upgrade) production install_appliance "$command" "$@" ;;
+    rollback | uninstall | bundle) production "$command" "$@" ;;
     help | -h | --help) usage ;;
+    -*) production install_appliance install "$command" "$@" ;;
     *)
       say "install.sh: unknown command: $command"
       usage >&2

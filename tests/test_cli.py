@@ -190,6 +190,6 @@ def test_every_command_and_option_says_what_it_is_for() -> None:
 def test_the_readme_s_first_screen_holds_two_commands() -> None:
     screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
     assert re.findall(r"^```bash\n(.*?)\n```", screen, re.DOTALL | re.MULTILINE) == [
+        "sudo ./install.sh",
         "./install.sh demo",
-        "./install.sh test",
     ]

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "install.sh"
+PARTS = sorted((ROOT / "systemd").glob("*.sh"))
 
 
 @pytest.fixture
@@ -49,10 +50,12 @@ def test_a_python_that_will_not_do_is_refused_by_its_name(bare: Path) -> None:
     assert (result.returncode, "PYTHON=/bin/false" in result.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("arguments", [(), ("install",), ("uninstall",)])
-def test_what_is_not_built_yet_says_so_and_changes_nothing(bare: Path, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("arguments", [(), ("install",), ("--hostname", "x"), ("uninstall",), ("bundle",)])
+def test_without_the_folder_that_it_belongs_to_it_says_so_and_changes_nothing(
+    bare: Path, arguments: tuple[str, ...]
+) -> None:
     result = run(bare / "install.sh", *arguments)
-    assert (result.returncode, "not built yet" in result.stderr) == (2, True)
+    assert (result.returncode, "systemd/checks.sh is missing" in result.stderr) == (1, True)
     assert [path.name for path in bare.iterdir()] == ["install.sh"]
 
 
@@ -73,7 +76,27 @@ def test_a_copy_that_was_cut_off_does_nothing(bare: Path) -> None:
 
 
 def test_every_variable_it_reads_from_outside_is_documented_on_top() -> None:
-    text = SCRIPT.read_text()
-    head, _, body = text.partition("set -euo pipefail")
-    read = set(re.findall(r"\$\{(\w+):-", body)) - {"BASH_SOURCE"}
-    assert read - {"1"} == set(re.findall(r"^#   ([A-Z_]+) {2,}\S", head, re.MULTILINE))
+    head, _, body = SCRIPT.read_text().partition("set -euo pipefail")
+    body += "".join(path.read_text() for path in PARTS)
+    read = set(re.findall(r"\$\{([A-Z_]+):-", body)) - {"BASH_SOURCE"}
+    assert read == set(re.findall(r"^#   ([A-Z_]+) {2,}\S", head, re.MULTILINE))
+
+
+def test_every_command_and_option_is_documented_on_top() -> None:
+    head, _, body = SCRIPT.read_text().partition("set -euo pipefail")
+    for path in PARTS:
+        for option in re.findall(r"^ +(--[a-z-]+)\)", path.read_text(), re.MULTILINE):
+            assert re.search(rf"{option}\b", head), option
+    commands = re.findall(r"^    ([a-z]+(?: \| [a-z]+)*)\) ", body.partition("main() {")[2], re.MULTILINE)
+    for command in {name for line in commands for name in line.split(" | ")}:
+        assert re.search(rf"\./install\.sh \[?{command}\b", head), command
+
+
+@pytest.mark.parametrize("path", [SCRIPT, *PARTS, ROOT / "systemd/environment"], ids=lambda path: path.name)
+def test_the_shell_understands_all_of_it_and_no_part_does_anything_when_it_is_read(path: Path, tmp_path: Path) -> None:
+    shell = "sh" if path.name == "environment" else "bash"
+    assert subprocess.run([shell, "-n", str(path)], capture_output=True, check=True).stderr == b""
+    if path in PARTS:
+        command = [shutil.which("bash") or "", "-c", f". {path}"]
+        read = subprocess.run(command, cwd=tmp_path, env={"PATH": ""}, capture_output=True, check=True)
+        assert (read.stdout, read.stderr, list(tmp_path.iterdir())) == (b"", b"", [])

@@ -1,0 +1,1 @@
+"""The installation, in fresh Debian systems that have booted."""
