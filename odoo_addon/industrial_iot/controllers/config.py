@@ -10,7 +10,7 @@ from .requests import contract_route, count_wrong, json_answer, json_body
 class ConfigController(http.Controller):
     """A device is paired through its appliance."""
 
-    @contract_route("/iiot/config", methods=["POST"])
+    @contract_route("/iiot/config", methods=["POST"], for_device=True)
     def claim(self, gateway: Any) -> http.Response:
         asked = read_claim(json_body())
         gateway._check_database(None)

@@ -27,15 +27,18 @@ MAX_TRIES = 5
 DRAINED_BYTES = 2 * MAX_BODY_BYTES
 """Of a body that is refused: an answer before the body was read looks like a broken connection to who sends it."""
 
+OF_THE_GATEWAY = frozenset(("gateway_disabled", "wrong_database"))
+
 _attempts = Attempts()
 
 
 def contract_route(
-    path: str, *, methods: list[str], keyless: bool = False, repeats_alone: bool = False
+    path: str, *, methods: list[str], keyless: bool = False, repeats_alone: bool = False, for_device: bool = False
 ) -> Callable[[Any], Any]:
     """A route of the contract. The method gets the gateway whose key came, as the gateways' user sees it.
 
     ``repeats_alone``: what has run into another transaction is done again while no other batch is handled.
+    ``for_device``: a refusal reaches the device as final, so what is only wrong with its gateway is said as 503.
     """
     names = re.findall(r"<\w+:(\w+)>", path)
 
@@ -44,7 +47,8 @@ def contract_route(
         def endpoint(self, **params: Any) -> http.Response:
             # what came in a query is not part of the contract
             named = {name: params[name] for name in names}
-            return _answer(functools.partial(method, self, **named), keyless=keyless, repeats_alone=repeats_alone)
+            handle = functools.partial(method, self, **named)
+            return _answer(handle, keyless=keyless, repeats_alone=repeats_alone, for_device=for_device)
 
         endpoint.__doc__ = method.__doc__
         return endpoint
@@ -97,7 +101,7 @@ def count_wrong(place: str, refusal: RefusalError) -> RefusalError:
     return RefusalError(429, "rate_limited", "too many wrong attempts from this address", headers=headers)
 
 
-def _answer(handle: Callable[..., Any], *, keyless: bool, repeats_alone: bool) -> http.Response:
+def _answer(handle: Callable[..., Any], *, keyless: bool, repeats_alone: bool, for_device: bool) -> http.Response:
     for left in reversed(range(MAX_TRIES)):
         try:
             if repeats_alone and left < MAX_TRIES - 1:
@@ -108,6 +112,9 @@ def _answer(handle: Callable[..., Any], *, keyless: bool, repeats_alone: bool) -
             return response
         except RefusalError as refusal:
             _begin_again()
+            if for_device and refusal.code in OF_THE_GATEWAY:
+                headers = {"Retry-After": "60"}
+                return _problem(RefusalError(503, refusal.code, str(refusal), headers=headers, **refusal.extra))
             return _problem(refusal)
         except Exception as error:
             _begin_again()

@@ -46,6 +46,8 @@ class IiotDeviceToken(models.Model):
         )
         if not token:
             raise RefusalError(403, "invalid_token", "serial number or token is wrong")
+        # two who use one token at once: the second waits here, and begins again with a fresh look
+        self.env.cr.execute("SELECT FROM iiot_device_token WHERE id = %s FOR UPDATE", (token.id,), log_exceptions=False)
         device = token.device_id
         if not device.is_active or device.state == "retired":
             raise RefusalError(403, "device_disabled", "the device is switched off in Odoo")

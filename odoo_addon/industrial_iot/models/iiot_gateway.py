@@ -157,6 +157,8 @@ class IiotGateway(models.Model):
         gateway = self.sudo().search([("code_digest", "=", tokens.digest(asked.code))], limit=1)
         if not gateway:
             raise RefusalError(403, "invalid_code", "no such code")
+        # two who use one code at once: the second waits here, and begins again with a fresh look
+        self.env.cr.execute("SELECT FROM iiot_gateway WHERE id = %s FOR UPDATE", (gateway.id,), log_exceptions=False)
         if gateway.code_used_at:
             raise RefusalError(410, "code_used", "this code has been used: make another one")
         if gateway.code_expires_at <= fields.Datetime.now():

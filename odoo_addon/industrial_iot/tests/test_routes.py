@@ -117,9 +117,13 @@ class TestRoutes(RouteCase):
         sync = self.sync_body(self.gateway)
         self.gateway.is_enabled = False
         self.assertEqual(self.outcome(self.call("/iiot/gateway/sync", sync, key=self.key)), (403, "gateway_disabled"))
+        claim = {"serial": self.device.serial_number, "token": self.device._generate_token()}
+        # 403 would be the device's own answer, after which it gives up
+        self.assertEqual(self.outcome(self.call("/iiot/config", claim, key=self.key)), (503, "gateway_disabled"))
         self.gateway.write({"is_enabled": True, "database_uuid": "another"})
         for path, body in (("/iiot/gateway/sync", sync), ("/iiot/webhook", self.full_batch())):
             self.assertEqual(self.outcome(self.call(path, body, key=self.key)), (409, "wrong_database"))
+        self.assertEqual(self.outcome(self.call("/iiot/config", claim, key=self.key)), (503, "wrong_database"))
 
     def test_wrong_keys_are_limited_and_a_right_one_is_not(self):
         outcomes = [self.call("/iiot/gateway/sync", {}, key=f"wrong {number}").status_code for number in range(120)]
