@@ -11,7 +11,6 @@ from . import (
     iiot_gateway_epoch,
     iiot_gateway_event,
     iiot_gateway_key,
-    iiot_gateway_secret,
     iiot_gateway_sync,
     iiot_inbox,
     iiot_telemetry,
@@ -30,7 +29,6 @@ from . import (
 
 from . import (  # isort: skip  # what extends the models above
     iiot_command,
-    iiot_command_dialog,
     iiot_command_exchange,
     iiot_device_command,
     iiot_device_config,
@@ -38,8 +36,19 @@ from . import (  # isort: skip  # what extends the models above
     iiot_device_presence,
     iiot_device_report,
     iiot_firmware,
-    iiot_token_dialog,
     iiot_update,
     iiot_update_exchange,
     push,
+)
+
+from . import (  # isort: skip  # what people see of them
+    iiot_dashboard,
+    iiot_demo,
+    iiot_device_profile_screen,
+    iiot_device_screen,
+    iiot_firmware_screen,
+    iiot_gateway_screen,
+    iiot_history_screen,
+    iiot_telemetry_rule_trial,
+    iiot_wording,
 )

@@ -243,6 +243,7 @@ class IiotDevice(models.Model):
             # in the dialog's context, so that it never reaches the database
             "context": {
                 "default_token": token,
+                "default_device_id": self.id,
                 "default_serial_number": self.serial_number,
                 "default_valid_days": TOKEN_VALID_S // 86_400,
             },

@@ -1,7 +1,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from odoo import fields, models
+from odoo import api, fields, models
 from psycopg2.extras import execute_values
 
 from ..lib.conversion import ConversionError, number
@@ -35,6 +35,18 @@ class IiotTelemetryHour(models.Model):
     maximum = fields.Float(readonly=True, **summed_up_by("max"))
     last = fields.Float(readonly=True, **summed_up_by("avg"), help="The value of the newest reading.")
     last_at = fields.Datetime("Time of Last", readonly=True)
+
+    @api.model
+    def action_open_history(self):
+        """The history with one value to begin with: those of different units make no sense in one graph."""
+        action = self.env["ir.actions.act_window"]._for_xml_id("industrial_iot.iiot_telemetry_hour_action")
+        newest = self.search([], limit=1, order="hour desc, id desc")
+        return {**action, "context": self._context_of(newest.device_id.profile_id)}
+
+    @api.model
+    def _context_of(self, profile):
+        metrics = profile.sudo()._metric_names()
+        return {"search_default_week": 1, **({"search_default_metric": metrics[0]} if metrics else {})}
 
     def init(self):
         self.env["iiot.telemetry"]._make_ids_wide(self._table)

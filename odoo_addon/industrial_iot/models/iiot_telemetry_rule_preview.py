@@ -32,6 +32,10 @@ class IiotTelemetryRule(models.Model):
         check_records(self, "read")
         if not isinstance(readings, list) or len(readings) > MAX_READINGS:
             raise UserError(_("Give a list of at most %s readings.", MAX_READINGS))
+        return self._preview_lines(readings)
+
+    def _preview_lines(self, readings):
+        """:meth:`preview` of a rule that may be one that is still being typed."""
         names = {str(each.get("device_id")) for each in readings if isinstance(each, dict)}
         found = self.env["iiot.device"].search([("device_id", "in", sorted(names))])
         devices = {device.facts.device_id: device for device in load_devices(self.env, found.ids).values()}

@@ -303,17 +303,6 @@ class IiotDevice(models.Model):
         if busy:
             raise UserError(_("%s has an update that is running: cancel it first.", busy[0].device_id.display_name))
 
-    def action_update_firmware(self):
-        """A form for a new update of this device."""
-        self.ensure_one()
-        return {
-            "type": "ir.actions.act_window",
-            "name": _("OTA Update"),
-            "res_model": "iiot.update",
-            "view_mode": "form",
-            "context": {"default_device_id": self.id},
-        }
-
     def action_open_updates(self):
         """All updates of this device."""
         self.ensure_one()

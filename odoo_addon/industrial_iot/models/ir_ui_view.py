@@ -1,3 +1,4 @@
+from lxml import etree
 from odoo import api, models, release
 
 CHATTER = """<div class="oe_chatter"><field name="message_follower_ids"/><field name="activity_ids"/>
@@ -5,7 +6,7 @@ CHATTER = """<div class="oe_chatter"><field name="message_follower_ids"/><field 
 
 
 class IrUiView(models.Model):
-    """This add-on's views are written for the newer series; 17 has other names for two of their elements."""
+    """This add-on's views are written for the newer series; 17 has other names for some of their elements."""
 
     _inherit = "ir.ui.view"
 
@@ -21,10 +22,31 @@ class IrUiView(models.Model):
         def _iiot_older(self, values):
             if self.env.context.get("install_module") != "industrial_iot":
                 return values
-            changed = {}
-            for name in {"arch", "arch_base", "arch_db"} & values.keys():
-                arch = values[name] or ""
-                for tag in ("<list", "</list"):
-                    arch = arch.replace(tag, tag.replace("list", "tree"))
-                changed[name] = arch.replace("<chatter/>", CHATTER)
-            return {**values, **changed}
+            archs = {name: values[name] for name in ("arch", "arch_base", "arch_db") if values.get(name)}
+            return {**values, **{name: older_arch(arch) for name, arch in archs.items()}}
+
+
+def older_arch(arch: str) -> str:
+    """A view of the newer series in the words of 17: lists are trees, cards are boxes, chatters are spelled out."""
+    root = etree.fromstring(arch.encode())
+    for element in root.iter("list", "chatter", "t"):
+        if element.tag == "list":
+            element.tag = "tree"
+        elif element.tag == "chatter":
+            older = etree.fromstring(CHATTER)
+            older.tail = element.tail
+            element.getparent().replace(element, older)
+        elif element.get("t-name") == "menu":
+            element.set("t-name", "kanban-menu")
+        elif element.get("t-name") == "card":
+            _make_box(element)
+    return etree.tostring(root, encoding="unicode")
+
+
+def _make_box(card: etree._Element) -> None:
+    """17 wants one element that holds what is in a card, and that opens the record."""
+    box = etree.Element("div", {"class": f"oe_kanban_global_click d-flex flex-column {card.attrib.pop('class', '')}"})
+    box.text, card.text = card.text, None
+    box.extend(list(card))
+    card.append(box)
+    card.set("t-name", "kanban-box")

@@ -28,3 +28,11 @@ def check_field(model: Any, name: str, operation: str) -> None:
         model._check_field_access(model._fields[name], operation)
     else:
         model.check_field_access_rights(operation, [name])
+
+
+def readable(records: Any) -> Any:
+    """Those of ``records`` that their user may read."""
+    if hasattr(records, "_filtered_access"):
+        return records._filtered_access("read")
+    allowed = records.check_access_rights("read", raise_exception=False)
+    return records._filter_access_rules("read") if allowed else records.browse()

@@ -15,6 +15,8 @@ from . import (
     test_push,
     test_rights,
     test_routes,
+    test_screen,
+    test_screen_device,
     test_settings,
     test_telemetry,
     test_telemetry_lib,

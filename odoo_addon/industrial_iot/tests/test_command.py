@@ -162,6 +162,7 @@ class TestSending(DeviceCase):
         devices = self.paired(count=2)
         dialog = Form(self.env["iiot.command.dialog"].with_user(self.user).with_context(default_device_ids=devices.ids))
         dialog.action = "beep"
+        dialog.as_json = True
         dialog.params = '{"times": 2}'
         record = dialog.save()
         record.expires_in_s = 5

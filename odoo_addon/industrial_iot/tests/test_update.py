@@ -63,7 +63,7 @@ class TestUpdate(DeviceCase):
     def test_the_form_makes_one_for_a_fitting_firmware(self):
         device = self.paired()
         model = self.env["iiot.update"].with_user(self.user)
-        with Form(model.with_context(**device.action_update_firmware()["context"])) as form:
+        with Form(model.with_context(default_device_id=device.id)) as form:
             form.firmware_id = self.firmware
         self.assertEqual((form.record.device_id, form.record.version), (device, "2.1.0"))
         other = self.env["iiot.device.profile"].create({"name": "Other"})

@@ -1,0 +1,249 @@
+"""What the device's form says in words, and what it shows while it is open."""
+
+from __future__ import annotations
+
+import json
+from calendar import timegm
+from datetime import timedelta
+from typing import Any
+
+from odoo import _, api, fields, models
+
+from .iiot_device_presence import SILENT_AFTER
+from .rights import readable
+
+RANGES_H = (1, 24, 168)
+POINTS = 240
+"""Of a chart: more than that no screen shows."""
+SHOWN_VALUES = 40
+VALUE_CHARACTERS = 200
+
+
+class IiotDevice(models.Model):
+    _inherit = "iiot.device"
+
+    connection_text = fields.Char(
+        "Connection", compute="_compute_connection_text", help="How the device is connected, and since when."
+    )
+    connection_advice = fields.Char("What To Do", compute="_compute_connection_text")
+    business_name = fields.Char("Name of the Business Record", compute="_compute_business_name")
+
+    @api.depends("state", "connection_status", "connection_since", "offline_code", "gateway_id", "is_contested")
+    def _compute_connection_text(self):
+        for device in self:
+            device.connection_text, device.connection_advice = device._connection_words()
+
+    @api.depends("business_ref")
+    def _compute_business_name(self):
+        linked: dict[str, set[int]] = {}
+        for device in self:
+            device.business_name = False
+            if device.business_ref:
+                linked.setdefault(device.business_ref._name, set()).add(device.business_ref.id)
+        # together, and only of those that the reader may read: names of all others stay hidden
+        names = {}
+        for model, ids in linked.items():
+            records = readable(self.env[model].browse(sorted(ids)).exists())
+            names.update({(model, record.id): record.display_name for record in records})
+        for device in self:
+            if device.business_ref:
+                device.business_name = names.get((device.business_ref._name, device.business_ref.id))
+
+    def _connection_words(self) -> tuple[str, str]:
+        """One sentence on the connection, and one on what to do about it (empty where there is nothing to do)."""
+        self.ensure_one()
+        wording = self.env["iiot.wording"]
+        span = wording._since(self.connection_since)
+        if self.state == "retired":
+            return _("Out of service"), ""
+        if self.state == "disabled":
+            return _("Switched off in Odoo"), _("Enable it, and it may connect again.")
+        if self.state == "draft" or not self.gateway_id:
+            return _("Not paired yet"), _(
+                "Generate a token, and enter it on the device together with its serial number."
+            )
+        if self.state == "provisioned" and not self.paired_at:
+            return (
+                _("Waiting for the device to use its token"),
+                _("Enter serial number and token on the device. It must be in the same network as the gateway."),
+            )
+        if self.connection_status == "online":
+            text = _("Online for %s", span) if span else _("Online")
+            if self.is_contested:
+                return text, _(
+                    "Two devices seem to use the same credentials and push each other out. Look for a copy of this "
+                    "device; if there is one, revoke the pairing and pair it anew."
+                )
+            return text, ""
+        if self.connection_status == "offline":
+            reason, advice = self._offline_words()
+            text = _("Offline for %(span)s: %(reason)s", span=span, reason=reason) if span else reason
+            return text, advice
+        return self._unknown_words()
+
+    def _unknown_words(self) -> tuple[str, str]:
+        gateway = self.gateway_id
+        if not gateway.is_enabled:
+            return _("Unknown: its gateway is switched off in Odoo"), _("Switch the gateway %s on.", gateway.name)
+        if not gateway.last_contact:
+            return (
+                _("Unknown: its gateway has never been in contact"),
+                _("Open the gateway %s and enrol the appliance.", gateway.name),
+            )
+        if gateway.last_contact < fields.Datetime.now() - SILENT_AFTER:
+            return (
+                _("Unknown: its gateway has been silent for %s", self.env["iiot.wording"]._since(gateway.last_contact)),
+                _(
+                    "Check power and network of the appliance %s. Readings it takes meanwhile are kept there.",
+                    gateway.name,
+                ),
+            )
+        return _("Paired, not connected so far"), _("Check power and network of the device.")
+
+    def _offline_words(self) -> tuple[str, str]:
+        """Why the device is offline by the code of its gateway, and what helps."""
+        power = _("Check the power of the device, its network cable or Wi-Fi, and whether it hangs.")
+        words = {
+            "closed_by_device": (
+                _("it signed off by itself"),
+                _("Often it was switched off on purpose, or it sleeps between readings. Look at the machine."),
+            ),
+            "connection_lost": (_("the connection broke off"), power),
+            "keep_alive": (_("it stopped answering (keep-alive timed out)"), power),
+            "too_slow": (
+                _("it did not take what it was sent"),
+                _("Its network may be weak, or it is overloaded. Restart it if it does not come back."),
+            ),
+            "taken_over": (
+                _("another device signed in under its name"),
+                _("Look for a copy of this device. If there is one, revoke the pairing and pair it anew."),
+            ),
+            "protocol_error": (
+                _("it sent something that is not allowed"),
+                _("This is a fault of its firmware: show its maker the text of the gateway below."),
+            ),
+            "not_stored": (
+                _("the gateway could not store a message of it"),
+                _("The gateway's disk may be full: open the gateway and look at its problems."),
+            ),
+            "revoked": (_("its pairing was revoked"), _("Generate a token to pair it again.")),
+            "disabled": (_("it was switched off in Odoo"), _("Enable it, and it may connect again.")),
+            "appliance_error": (
+                _("the gateway met an error with it"),
+                _("The gateway's log says more: show it to whoever looks after the appliance."),
+            ),
+            "appliance_stopped": (_("the gateway was stopped"), _("Start the appliance again.")),
+            "appliance_restarted": (_("the gateway was restarted, and it has not come back since"), power),
+            "ended": (_("the gateway ended the connection"), _("The text of the gateway below says why.")),
+            "never_connected": (
+                _("it has never connected since it was paired"),
+                _("Check that it is switched on, and that it reaches the gateway's address."),
+            ),
+        }
+        return words.get(self.offline_code or "", (self.offline_reason or _("no reason is known"), power))
+
+    # --- while the form is open --------------------------------------------------------------------------------
+
+    def get_live(self, metric=False, hours=24):
+        """What the open form shows of a device: how it is connected, its last reading, and a metric's chart.
+
+        :param metric: one of ``metrics``; the first one where it is none of them
+        :param hours: how far back the chart goes: 1, 24 or 168
+        :return: a dictionary of texts and numbers; ``points`` are ``[seconds since 1970, average, minimum, maximum]``
+        """
+        self.ensure_one()
+        self._check_operator()
+        hours = hours if hours in RANGES_H else 24
+        metrics = self.profile_id.sudo()._metric_names()
+        metric = metric if metric in metrics else metrics[:1] and metrics[0]
+        wording = self.env["iiot.wording"]
+        return {
+            "state": self.state,
+            "status": self.connection_status,
+            "connection": self.connection_text,
+            "advice": self.connection_advice,
+            "told": self.offline_reason if self.connection_status == "offline" else False,
+            "last_telemetry": fields.Datetime.to_string(self.last_telemetry) if self.last_telemetry else False,
+            "last_telemetry_ago": wording._since(self.last_telemetry),
+            "values": shown_values(self.last_values),
+            "metrics": metrics,
+            "metric": metric or False,
+            "hours": hours,
+            "points": self._points(metric, hours) if metric else [],
+        }
+
+    def _points(self, metric: str, hours: int) -> list[list[float]]:
+        """A metric over the last hours, in as many points as a screen shows; a week comes from the hourly values."""
+        until = fields.Datetime.now()
+        since = until - timedelta(hours=hours)
+        if hours > 24:
+            domain = [("device_id", "=", self.id), ("metric", "=", metric), ("hour", ">=", since)]
+            rows = self.env["iiot.telemetry.hour"].sudo().search(domain, order="hour")
+            return [[timegm(row.hour.timetuple()), row.average, row.minimum, row.maximum] for row in rows]
+        self.env.cr.execute(
+            """SELECT (floor(extract(epoch FROM at) / %(step)s) * %(step)s)::float8, avg(value), min(value), max(value)
+                 FROM iiot_telemetry_value
+                WHERE device_id = %(device)s AND metric = %(metric)s AND at BETWEEN %(since)s AND %(until)s
+                GROUP BY 1 ORDER BY 1""",
+            {
+                "device": self.id,
+                "metric": metric,
+                "since": since,
+                "until": until + timedelta(minutes=5),
+                "step": hours * 3600 // POINTS,
+            },
+        )
+        return [list(row) for row in self.env.cr.fetchall()]
+
+    # --- buttons -----------------------------------------------------------------------------------------------
+
+    def action_open_readings(self):
+        """The readings of this device."""
+        self.ensure_one()
+        return {
+            **self.env["ir.actions.act_window"]._for_xml_id("industrial_iot.iiot_telemetry_action"),
+            "domain": [("device_id", "=", self.id)],
+            "context": {"search_default_last_day": 0},
+        }
+
+    def action_open_chart(self):
+        """The hourly values of this device."""
+        self.ensure_one()
+        return {
+            **self.env["ir.actions.act_window"]._for_xml_id("industrial_iot.iiot_telemetry_hour_action"),
+            "domain": [("device_id", "=", self.id)],
+            "context": self.env["iiot.telemetry.hour"]._context_of(self.profile_id),
+        }
+
+    def action_open_business_record(self):
+        """The business record that the device belongs to."""
+        self.ensure_one()
+        record = self.business_ref
+        return record and {
+            "type": "ir.actions.act_window",
+            "res_model": record._name,
+            "res_id": record.id,
+            "view_mode": "form",
+        }
+
+
+def shown_values(payload: Any) -> list[dict[str, str]]:
+    """The single values of a reading, each with its path, as texts: what lies deeper than lists and dictionaries do."""
+    found: list[dict[str, str]] = []
+
+    def walk(name: str, value: Any) -> None:
+        if len(found) >= SHOWN_VALUES:
+            return
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, list) and any(isinstance(inner, (dict, list)) for inner in value):
+            for index, inner in enumerate(value):
+                walk(f"{name}[{index}]", inner)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            found.append({"name": name or "value", "value": text[:VALUE_CHARACTERS]})
+
+    if payload is not None and payload is not False:
+        walk("", payload)
+    return found

@@ -1,0 +1,135 @@
+"""A rule tried while it is being typed, on readings that are kept or one that is pasted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from odoo import _, api, fields, models
+from odoo.exceptions import UserError
+
+from ..lib import json_text
+from ..lib.domain import DomainError
+from ..lib.jsonpath import PathError
+from ..lib.times import parse_rfc3339
+from .iiot_telemetry_rule_plan import TargetError, check_author, check_rule
+
+READINGS = 10
+CELL_CHARACTERS = 80
+DEFINITION = (
+    *("name", "profile_id", "json_path", "target_model_id", "target_field_id", "record_by", "domain"),
+    *("factor", "offset", "rounding", "only_changed"),
+)
+"""What the trial depends on: of the rule as it stands in the form, saved or not."""
+
+
+class IiotTelemetryRule(models.Model):
+    _inherit = "iiot.telemetry.rule"
+
+    trial_device_id = fields.Many2one(
+        "iiot.device",
+        "Try With",
+        compute="_compute_trial_device",
+        readonly=False,
+        help="Its newest readings are tried.",
+    )
+    trial_payload = fields.Text("Or a Reading of Your Own", store=False, help="JSON as the device sends it.")
+    trial_problem = fields.Char(compute="_compute_trial")
+    trial_table = fields.Json("What Would Be Written", compute="_compute_trial")
+
+    @api.depends("profile_id")
+    def _compute_trial_device(self):
+        for rule in self:
+            device = rule.trial_device_id
+            if not device or device.profile_id != rule.profile_id:
+                device = self.env["iiot.device"].search(
+                    [("profile_id", "=", rule.profile_id.id), ("last_telemetry", "!=", False)], limit=1
+                )
+            rule.trial_device_id = device
+
+    @api.depends(*DEFINITION, "trial_device_id", "trial_payload")
+    def _compute_trial(self):
+        for rule in self:
+            rule.trial_problem, rule.trial_table = False, {}
+            try:
+                draft = rule._drafted()
+                readings = rule._trial_readings()
+                rule.trial_table = (
+                    rule._trial_rows(draft._preview_lines(readings)) if readings else {"note": rule._no_readings()}
+                )
+            except (TargetError, PathError, DomainError) as error:
+                rule.trial_problem = str(error)
+            except UserError as error:
+                rule.trial_problem = str(error.args[0])
+
+    def _drafted(self):
+        """This rule as a new one of whoever looks at it; raises what saving it would be refused for."""
+        for field, told in (
+            ("profile_id", _("Choose the device template.")),
+            ("target_model_id", _("Choose what kind of record is written.")),
+            ("target_field_id", _("Choose the field that is written.")),
+        ):
+            if not self[field]:
+                raise TargetError(told)
+        values = {name: self[name].id if name.endswith("_id") else self[name] for name in DEFINITION}
+        # not as the saved rule: what that has applied already is no news to it
+        draft = self.new({**values, "author_id": self.env.uid, "active": True})
+        check_rule(draft.sudo())
+        check_author(draft._author_env(), draft.target_model, draft.target_field)
+        draft._check_domain()
+        return draft
+
+    def _trial_readings(self) -> list[dict[str, Any]]:
+        device = self.trial_device_id
+        if (self.trial_payload or "").strip():
+            try:
+                payload = json_text.loads(self.trial_payload)
+            except ValueError as error:
+                raise UserError(_("Your reading is no JSON: %s", error)) from None
+            return [{"device_id": device.device_id, "payload": payload}]
+        if not device:
+            return []
+        kept = self.env["iiot.telemetry"].search(
+            [("device_id", "=", device.id)], limit=READINGS, order="at desc, id desc"
+        )
+        if kept:
+            return [
+                {"device_id": device.device_id, "payload": each.payload, "at": each.at.isoformat() + "Z"}
+                for each in kept
+            ]
+        return [{"device_id": device.device_id, "payload": device.last_values}] if device.last_values else []
+
+    def _trial_rows(self, lines):
+        """What a preview told, as a table; times in the reader's time zone."""
+        rows = []
+        for line in lines:
+            at = line["at"] and fields.Datetime.context_timestamp(self, parse_rfc3339(line["at"]))
+            look = "" if line["writes"] else "muted" if line["matched"] and line["record"] else "danger"
+            rows.append(
+                {
+                    "cells": [
+                        at.strftime("%Y-%m-%d %H:%M:%S") if at else "",
+                        _shown(line["value"]) if line["matched"] else _("nothing found"),
+                        line["record"] or "",
+                        _shown(line["old"]) if line["record"] else "",
+                        _shown(line["new"]),
+                        _("would be written") if line["writes"] else line["note"],
+                    ],
+                    "look": look,
+                }
+            )
+        return {"head": [_("Reading"), _("Value Found"), _("Record"), _("Now"), _("Then"), ""], "rows": rows}
+
+    def _no_readings(self):
+        if not self.trial_device_id:
+            return _("Choose a device, or paste a reading, to see what the rule would do.")
+        return _("No readings of this device are kept: paste one.")
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    if isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], str):
+        return value[1]  # a record: its name
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= CELL_CHARACTERS else text[:CELL_CHARACTERS] + "…"

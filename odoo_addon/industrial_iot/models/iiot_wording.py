@@ -1,0 +1,34 @@
+from odoo import _, api, fields, models
+
+
+class IiotWording(models.AbstractModel):
+    """Spans of time and sizes in words, for what people read."""
+
+    _name = "iiot.wording"
+    _description = "IIoT Wording"
+
+    @api.model
+    def _duration(self, seconds: float) -> str:
+        """A span in its two largest units at most: ``12 min``, ``3 h 5 min``, ``2 d 4 h``."""
+        seconds = max(0, int(seconds))
+        if seconds < 60:
+            return _("%s s", seconds)
+        minutes = seconds // 60
+        if minutes < 60:
+            return _("%s min", minutes)
+        hours, minutes = divmod(minutes, 60)
+        if hours < 24:
+            return _("%(hours)s h %(minutes)s min", hours=hours, minutes=minutes) if minutes else _("%s h", hours)
+        days, hours = divmod(hours, 24)
+        return _("%(days)s d %(hours)s h", days=days, hours=hours) if hours and days < 10 else _("%s d", days)
+
+    @api.model
+    def _since(self, moment) -> str:
+        """How long ago a naive UTC datetime was; empty for none."""
+        return self._duration((fields.Datetime.now() - moment).total_seconds()) if moment else ""
+
+    @api.model
+    def _megabytes(self, megabytes: float) -> str:
+        if megabytes >= 1024:
+            return _("%s GB", f"{megabytes / 1024:.1f}")
+        return _("%s MB", int(megabytes))

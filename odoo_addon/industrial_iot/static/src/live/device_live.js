@@ -1,0 +1,185 @@
+/** @odoo-module **/
+
+import { Component, onMounted, onWillStart, onWillUnmount, useEffect, useRef, useState } from "@odoo/owl";
+import { loadBundle } from "@web/core/assets";
+import { _t } from "@web/core/l10n/translation";
+import { registry } from "@web/core/registry";
+import { useService } from "@web/core/utils/hooks";
+import { standardWidgetProps } from "@web/views/widgets/standard_widget_props";
+
+const ASK_EVERY_MS = 5000;
+const LINE = "#714B67";
+const BAND = "rgba(113, 75, 103, 0.15)";
+
+/** What a device says now: asked for every few seconds while its form is open and the page can be seen. */
+export class DeviceLive extends Component {
+    static template = "industrial_iot.DeviceLive";
+    static props = { ...standardWidgetProps };
+
+    setup() {
+        this.orm = useService("orm");
+        this.canvas = useRef("canvas");
+        this.chart = null;
+        this.state = useState({ live: null, metric: false, hours: 24 });
+        this.ranges = [
+            { hours: 1, label: _t("1 h") },
+            { hours: 24, label: _t("24 h") },
+            { hours: 168, label: _t("7 days") },
+        ];
+        this.onVisibility = () => !document.hidden && this.ask();
+
+        onWillStart(async () => {
+            await Promise.all([loadBundle("web.chartjs_lib"), this.ask()]);
+        });
+        onMounted(() => {
+            this.timer = setInterval(() => !document.hidden && this.ask(), ASK_EVERY_MS);
+            document.addEventListener("visibilitychange", this.onVisibility);
+        });
+        onWillUnmount(() => {
+            clearInterval(this.timer);
+            document.removeEventListener("visibilitychange", this.onVisibility);
+            this.gone = true;
+            this.dropChart();
+        });
+        useEffect(
+            () => this.drawChart(),
+            () => [JSON.stringify(this.state.live && this.state.live.points)]
+        );
+        useEffect(
+            () => {
+                this.ask();
+            },
+            () => [this.props.record.resId]
+        );
+    }
+
+    get live() {
+        return this.state.live;
+    }
+
+    get badgeClass() {
+        return { online: "text-bg-success", offline: "text-bg-danger" }[this.live.status] || "text-bg-secondary";
+    }
+
+    get badgeText() {
+        return { online: _t("Online"), offline: _t("Offline") }[this.live.status] || _t("Unknown");
+    }
+
+    /** What a metric is called: the path of a value without the sign for the whole reading. */
+    label(metric) {
+        return metric.replace(/^\$\.?/, "");
+    }
+
+    /** A value of the last reading as it would be named in the template. */
+    get example() {
+        const name = this.live.values.length ? this.live.values[0].name : "temperature";
+        return /[.[]/.test(name) ? `$.${name}` : name;
+    }
+
+    async ask() {
+        const id = this.props.record.resId;
+        if (!id || this.asking) {
+            return;
+        }
+        this.asking = true;
+        try {
+            const { metric, hours } = this.state;
+            // in the background: no spinner, and no dialog when the server is away for a moment
+            const live = await this.orm.silent.call("iiot.device", "get_live", [[id]], { metric, hours });
+            if (!this.gone && id === this.props.record.resId) {
+                this.state.live = live;
+                await this.reloadWhenItBegan(live);
+            }
+        } catch (error) {
+            if (!this.state.live) {
+                throw error;
+            }
+        } finally {
+            this.asking = false;
+        }
+    }
+
+    /** The device has got on (it was paired, say): the buttons above must be those of its new state. */
+    async reloadWhenItBegan(live) {
+        const record = this.props.record;
+        if (live.state !== record.data.state && !(await record.isDirty())) {
+            await record.load();
+        }
+    }
+
+    showMetric(metric) {
+        this.state.metric = metric;
+        return this.ask();
+    }
+
+    showHours(hours) {
+        this.state.hours = hours;
+        return this.ask();
+    }
+
+    dropChart() {
+        if (this.chart) {
+            this.chart.destroy();
+            this.chart = null;
+        }
+    }
+
+    drawChart() {
+        this.dropChart();
+        if (!this.canvas.el || !this.live || !this.live.points.length) {
+            return;
+        }
+        const points = this.live.points;
+        const until = Date.now();
+        const span = this.live.hours * 3600000;
+        const series = (index) => points.map((point) => ({ x: point[0] * 1000, y: point[index] }));
+        const common = { pointRadius: points.length < 3 ? 3 : 0, pointHitRadius: 8, borderWidth: 2, tension: 0 };
+        const edge = { ...common, borderWidth: 0, pointRadius: 0, pointHitRadius: 0, backgroundColor: BAND };
+        const day = this.live.hours > 24;
+        const time = (ms) =>
+            new Date(ms).toLocaleString([], {
+                ...(day ? { weekday: "short" } : {}),
+                hour: "2-digit",
+                minute: "2-digit",
+            });
+        this.chart = new window.Chart(this.canvas.el, {
+            type: "line",
+            data: {
+                datasets: [
+                    { ...common, label: this.label(this.live.metric), data: series(1), borderColor: LINE, backgroundColor: LINE },
+                    { ...edge, label: _t("lowest"), data: series(2) },
+                    { ...edge, label: _t("highest"), data: series(3), fill: "-1" },
+                ],
+            },
+            options: {
+                animation: false,
+                maintainAspectRatio: false,
+                interaction: { mode: "index", intersect: false },
+                plugins: {
+                    legend: { display: false },
+                    tooltip: {
+                        callbacks: {
+                            title: (items) => new Date(items[0].parsed.x).toLocaleString(),
+                            label: (item) => `${item.dataset.label}: ${Number(item.parsed.y.toPrecision(6))}`,
+                        },
+                    },
+                },
+                scales: {
+                    x: {
+                        type: "linear",
+                        min: until - span,
+                        max: until,
+                        afterBuildTicks: (axis) => {
+                            axis.ticks = [0, 1, 2, 3, 4].map((part) => ({ value: until - span + (span * part) / 4 }));
+                        },
+                        ticks: { callback: time, maxRotation: 0 },
+                        grid: { display: false },
+                    },
+                    y: { grace: "5%", ticks: { maxTicksLimit: 6 } },
+                },
+            },
+        });
+    }
+}
+
+registry.category("view_widgets").add("iiot_device_live", { component: DeviceLive });

@@ -1,0 +1,239 @@
+from calendar import timegm
+from datetime import timedelta
+from unittest.mock import patch
+
+from odoo import fields
+from odoo.exceptions import AccessError, UserError
+from odoo.tests import Form
+
+from ..models.iiot_device_screen import shown_values
+from ..wizards import iiot_token_dialog
+from .device_case import DeviceCase, now
+
+
+class TestConnectionInWords(DeviceCase):
+    def words(self, device, **state):
+        device.state_id.write(state)
+        device.invalidate_recordset()
+        return device.connection_text, device.connection_advice
+
+    def test_an_offline_device_says_for_how_long_and_why_and_what_to_do(self):
+        device = self.paired()
+        text, advice = self.words(
+            device, connection_status="offline", offline_code="keep_alive", connection_since=self.minutes_ago(12)
+        )
+        self.assertEqual(text, "Offline for 12 min: it stopped answering (keep-alive timed out)")
+        self.assertIn("power", advice)
+
+    def test_a_reason_that_is_new_here_is_told_in_the_words_of_the_gateway(self):
+        text, _advice = self.words(
+            self.paired(), connection_status="offline", offline_code="struck", offline_reason="lightning struck it"
+        )
+        self.assertEqual(text, "lightning struck it")
+
+    def test_an_online_device_needs_no_advice_unless_another_one_uses_its_name(self):
+        device = self.paired()
+        since = self.minutes_ago(185)
+        self.assertEqual(
+            self.words(device, connection_status="online", connection_since=since), ("Online for 3 h 5 min", "")
+        )
+        self.assertIn("copy", self.words(device, is_contested=True)[1])
+
+    def test_while_the_gateway_is_silent_it_is_the_gateway_that_is_to_be_looked_at(self):
+        device = self.paired()
+        self.gateway.report_id.last_contact = self.minutes_ago(20)
+        text, advice = self.words(device, connection_status="unknown")
+        self.assertEqual(text, "Unknown: its gateway has been silent for 20 min")
+        self.assertIn(self.gateway.name, advice)
+
+    def test_before_and_after_its_service_a_device_says_what_is_next(self):
+        device = self.env["iiot.device"].create({"serial_number": "SN-NEW", "profile_id": self.profile.id})
+        self.assertIn("Generate a token", device.connection_advice)
+        device.action_disable()
+        self.assertEqual(device.connection_text, "Switched off in Odoo")
+        device.action_retire()
+        self.assertEqual((device.connection_text, device.connection_advice), ("Out of service", ""))
+
+    def test_names_of_business_records_are_shown_to_those_who_may_read_them(self):
+        partner = self.env["res.partner"].create({"name": "Press hall"})
+        device = self.paired(business_ref=f"res.partner,{partner.id}")
+        self.assertEqual(device.business_name, "Press hall")
+        parameter = self.env["ir.config_parameter"].search([], limit=1)
+        secret = self.paired(business_ref=f"ir.config_parameter,{parameter.id}")
+        seen = (device | secret).with_user(self.user)
+        self.assertEqual(seen.mapped("business_name"), ["Press hall", False])
+        partner.unlink()
+        device.invalidate_recordset()
+        self.assertFalse(device.business_name)
+
+
+class TestLive(DeviceCase):
+    def test_the_open_form_gets_last_values_and_a_chart(self):
+        self.profile.metrics = "temperature\n$.motor.rpm"
+        device = self.paired()
+        readings = [
+            self.told(
+                device, "telemetry", {"temperature": 20.0 + n, "motor": {"rpm": n}}, at=now() - timedelta(minutes=n)
+            )
+            for n in range(30)
+        ]
+        self.env["iiot.telemetry"]._take(readings)
+        live = device.with_user(self.user).get_live("temperature", 1)
+        self.assertEqual(
+            live["values"], [{"name": "motor.rpm", "value": "0"}, {"name": "temperature", "value": "20.0"}]
+        )
+        self.assertEqual((live["metrics"], live["metric"]), (["temperature", "$.motor.rpm"], "temperature"))
+        self.assertEqual(len(live["points"]), 30)
+        self.assertEqual([point[1] for point in live["points"]], [20.0 + n for n in reversed(range(30))])
+        newest = timegm(fields.Datetime.now().timetuple())
+        self.assertLess(abs(live["points"][-1][0] - newest), 120)
+        week = device.get_live("$.motor.rpm", 168)
+        self.assertEqual(week["metric"], "$.motor.rpm")
+        self.assertEqual(sum(point[3] >= point[1] >= point[2] for point in week["points"]), len(week["points"]))
+        self.assertTrue(week["points"])
+
+    def test_a_chart_never_has_more_points_than_a_screen_shows(self):
+        self.profile.metrics = "t"
+        device = self.paired()
+        start = now() - timedelta(hours=23)
+        self.env["iiot.telemetry"]._take(
+            [self.told(device, "telemetry", {"t": n}, at=start + timedelta(seconds=60 * n)) for n in range(1200)]
+        )
+        self.assertLessEqual(len(device.get_live("t", 24)["points"]), 241)
+
+    def test_it_is_for_those_who_may_see_the_device(self):
+        device = self.paired()
+        with self.assertRaises(AccessError):
+            device.with_user(self.outsider).get_live()
+
+    def test_without_readings_and_without_metrics_there_is_nothing_to_draw(self):
+        live = self.paired().get_live("../../etc", 10_000)
+        self.assertEqual((live["values"], live["points"], live["metric"], live["hours"]), ([], [], False, 24))
+
+    def test_values_of_a_reading_are_told_with_their_path(self):
+        shown = shown_values({"a": {"b": 1, "c": [1, 2]}, "d": [{"e": "x"}], "f": None, "g": {}})
+        self.assertEqual(
+            [(each["name"], each["value"]) for each in shown],
+            [("a.b", "1"), ("a.c", "[1, 2]"), ("d[0].e", "x"), ("f", "null"), ("g", "{}")],
+        )
+        self.assertEqual(shown_values(7), [{"name": "value", "value": "7"}])
+        self.assertEqual(len(shown_values({str(n): n for n in range(1000)})), 40)
+        self.assertEqual(shown_values(False), [])
+
+
+class TestLabel(DeviceCase):
+    def dialog(self, device):
+        action = device.with_user(self.user).action_generate_token()
+        model = self.env["iiot.token.dialog"].with_user(self.user).with_context(**action["context"])
+        return Form(model), action["context"]["default_token"]
+
+    def test_the_label_carries_serial_token_address_and_fingerprint_as_text_and_as_code(self):
+        self.gateway.write({"mqtt_host": "gateway.example", "enrolled_at": now().replace(microsecond=0)})
+        self.gateway.report_id.ca_fingerprint = "SHA256:AB:CD"
+        device = self.env["iiot.device"].create(
+            {"serial_number": "SN-LABEL", "name": "<b>Press</b>", "profile_id": self.profile.id}
+        )
+        dialog, token = self.dialog(device)
+        for text in ("SN-LABEL", token, "gateway.example", "SHA256:AB:CD", "data:image/png;base64,"):
+            self.assertIn(text, dialog.label_html)
+        self.assertIn("&lt;b&gt;Press", dialog.label_html)
+        self.assertEqual(dialog.gateway_address, "gateway.example")
+        self.assertFalse(dialog.qr_problem)
+
+    def test_without_the_package_for_the_code_the_label_says_so_and_is_as_good(self):
+        device = self.env["iiot.device"].create({"serial_number": "SN-PLAIN", "profile_id": self.profile.id})
+        with patch.object(iiot_token_dialog, "qrcode", None):
+            dialog, token = self.dialog(device)
+        self.assertIn("qrcode", dialog.qr_problem)
+        self.assertIn(token, dialog.label_html)
+        self.assertNotIn("data:image", dialog.label_html)
+
+    def test_the_printed_label_of_the_menu_has_no_token(self):
+        device = self.paired()
+        report = self.env["ir.actions.report"]
+        html = report._render_qweb_html("industrial_iot.report_device_label", device.ids)[0].decode()
+        self.assertIn(device.serial_number, html)
+        self.assertNotIn("Token", html)
+
+
+class TestCommandDialog(DeviceCase):
+    def dialog(self, devices):
+        return Form(self.env["iiot.command.dialog"].with_user(self.user).with_context(default_device_ids=devices.ids))
+
+    def test_parameters_typed_one_a_line_are_sent_as_what_they_are(self):
+        device = self.paired()
+        dialog = self.dialog(device)
+        dialog.action = "configure"
+        for name, value, kind in (
+            ("threshold", "25.5", "number"),
+            ("mode", "auto", "text"),
+            ("loud", "true", "yes/no"),
+            ("code", '"007"', "text"),
+        ):
+            with dialog.param_ids.new() as line:
+                line.name, line.value = name, value
+                self.assertEqual(line.kind, kind)
+        self.assertIn('"threshold": 25.5', dialog.preview)
+        dialog.save().action_send()
+        self.assertEqual(device.command_ids.params, '{"threshold": 25.5, "mode": "auto", "loud": true, "code": "007"}')
+
+    def test_what_cannot_be_sent_is_said_before_it_is_sent(self):
+        self.profile.command_template = (
+            '{% if action == "run" %}{"speed": {{ params.speed + 1 }} }{% else %}{}{% endif %}'
+        )
+        dialog = self.dialog(self.paired())
+        self.assertIn("run", dialog.known_actions)
+        dialog.action = "run"
+        self.assertIn("Press", dialog.preview_problem)
+        dialog.as_json = True
+        dialog.params = "{"
+        self.assertIn("no JSON", dialog.params_problem)
+        self.assertFalse(dialog.preview)
+        dialog.params = '{"speed": 4}'
+        self.assertFalse(dialog.params_problem or dialog.preview_problem)
+        self.assertIn('"speed": 5', dialog.preview)
+
+    def test_it_warns_of_devices_that_are_away_and_of_those_that_cannot_have_it(self):
+        away = self.paired()
+        away.state_id.write({"connection_status": "offline", "offline_code": "keep_alive"})
+        draft = self.env["iiot.device"].create({"serial_number": "SN-DRAFT", "profile_id": self.profile.id})
+        dialog = self.dialog(away | draft)
+        self.assertIn(f"{draft.name}: not paired", dialog.warning)
+        self.assertIn(f"{away.name}: it stopped answering", dialog.warning)
+
+
+class TestUpdateDialog(DeviceCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.firmware = cls.env["iiot.firmware"].create(
+            {"version": "9.9", "profile_id": cls.profile.id, "url": "https://files.example/9.bin", "sha256": "ab" * 32}
+        )
+
+    def dialog(self, devices):
+        action = devices.with_user(self.user).action_update_firmware()
+        return Form(self.env["iiot.update.dialog"].with_user(self.user).with_context(**action["context"]))
+
+    def test_devices_that_can_have_it_get_it_and_the_table_says_why_others_cannot(self):
+        ready, busy = self.paired(count=2)
+        other = self.env["iiot.device.profile"].create({"name": "Other"})
+        foreign = self.paired(profile_id=other.id)
+        self.env["iiot.update"].create({"device_id": busy.id, "firmware_id": self.firmware.id}).action_start()
+        dialog = self.dialog(ready | busy | foreign)
+        dialog.firmware_id = self.firmware
+        record = dialog.save()
+        notes = {row["cells"][0]: (row["cells"][3], row["look"]) for row in record.table["rows"]}
+        self.assertEqual(notes[busy.name], ("An update is running: cancel it first.", "danger"))
+        self.assertEqual(notes[foreign.name], ("The firmware is for another kind of device.", "danger"))
+        self.assertEqual(notes[ready.name], ("Starts when the device is back.", "warning"))
+        record.action_start()
+        self.assertEqual((ready.update_ids.state, ready.update_count), ("waiting", 1))
+        self.assertEqual((len(busy.update_ids), len(foreign.update_ids)), (1, 0))
+
+    def test_where_none_can_have_it_nothing_is_started(self):
+        draft = self.env["iiot.device"].create({"serial_number": "SN-DRAFT", "profile_id": self.profile.id})
+        dialog = self.dialog(draft)
+        dialog.firmware_id = self.firmware
+        with self.assertRaises(UserError):
+            dialog.save().action_start()
+        self.assertFalse(draft.update_ids)
