@@ -7,7 +7,6 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 from appliance import __version__
@@ -23,10 +22,12 @@ from appliance.http_server import http_server, listen
 from appliance.identity import Identity, read_identity
 from appliance.notify import Notifier
 from appliance.parts.devices import DeviceParts
+from appliance.parts.facts import Ports
 from appliance.parts.figures import FigureService
 from appliance.parts.health import HealthService
 from appliance.parts.observers import Observers
 from appliance.parts.odoo import OdooLink, begin
+from appliance.parts.pages import build_pages
 from appliance.parts.summary import Summary
 from appliance.parts.updates import build_updating
 from appliance.parts.watchdog import Watchdog
@@ -51,15 +52,6 @@ log = logging.getLogger("appliance")
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Where the appliance listens in this run."""
-
-    mqtt: int
-    mqtt_plain: int | None
-    http: int
-
-
 class _StopRequested(Exception):
     """Ends the task group."""
 
@@ -74,10 +66,16 @@ class Appliance:
         self.ports: Ports
         self.fingerprint = ""
         """Of the certificate authority, as labels carry it."""
+        self.restarting = False
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
         """Ask :meth:`run` to return."""
+        self._stop.set()
+
+    def restart(self) -> None:
+        """The same, and ask whoever has started this to start another."""
+        self.restarting = True
         self._stop.set()
 
     @asynccontextmanager
@@ -109,7 +107,7 @@ class Appliance:
                 credentials=identity.credentials,
                 odoo=self._access,
                 clock=self.clock,
-                host=settings.iiot_advertised_host or identity.names[0],
+                host=identity.names[0],
                 http_port=http_socket.getsockname()[1],
             )
             await self._start_broker(identity, stack)
@@ -118,7 +116,7 @@ class Appliance:
                 mqtt_plain=self.broker.ports[1] if len(self.broker.ports) > 1 else None,
                 http=http_socket.getsockname()[1],
             )
-            self._build_web(identity, http_socket)
+            await self._build_web(identity, http_socket, stack)
             yield self
 
     async def run(self) -> None:
@@ -133,6 +131,7 @@ class Appliance:
             "observers": self.observers.run(),
             "health": self.health.run(),
             "summary": self.summary.run(),
+            **self.pages.tasks(),
             "web": self._serve_web(),
             "stop": self._until_stopped(),
         }
@@ -190,10 +189,8 @@ class Appliance:
         viewers = {}
         if settings.mqtt_broker_username and settings.mqtt_broker_password:
             viewers[settings.mqtt_broker_username] = settings.mqtt_broker_password.get_secret_value()
-        context = identity.certificates.server_context()
-        endpoints = [
-            Endpoint(settings.mqtt_bind, settings.mqtt_broker_port, context if settings.mqtt_use_tls else None)
-        ]
+        tls = identity.certificates.server_context() if settings.mqtt_use_tls else None
+        endpoints = [Endpoint(settings.mqtt_bind, settings.mqtt_broker_port, tls)]
         if settings.mqtt_plain_port is not None:
             endpoints.append(Endpoint(settings.mqtt_bind, settings.mqtt_plain_port))
         self.broker = EmbeddedBroker(
@@ -245,14 +242,14 @@ class Appliance:
             identity=identity,
             source=None if self.odoo is None else self.odoo.client,
             address=BrokerAddress(
-                host=settings.iiot_advertised_host or identity.names[0],
+                host=identity.names[0],
                 port=self.broker.ports[0],
                 tls=settings.mqtt_use_tls,
             ),
             clock=clock,
         )
 
-    def _build_web(self, identity: Identity, http_socket: socket.socket) -> None:
+    async def _build_web(self, identity: Identity, http_socket: socket.socket, stack: AsyncExitStack) -> None:
         settings = self.settings
         self.health = HealthService(
             database=self.database,
@@ -267,7 +264,6 @@ class Appliance:
         )
         listener = self.broker.listener
         if self.odoo is not None:
-            host = settings.iiot_advertised_host or identity.names[0]
             self.odoo.join(
                 commands=self.commands,
                 registry=self.registry,
@@ -275,7 +271,7 @@ class Appliance:
                 health=self.health,
                 gateway_clock=self.observers.gateway_clock,
                 devices=self.devices.changes,
-                api_url=f"{'https' if settings.http_use_tls else 'http'}://{host}:{self.ports.http}",
+                api_url=f"{'https' if settings.http_use_tls else 'http'}://{identity.names[0]}:{self.ports.http}",
                 fingerprint=self.fingerprint,
                 updates=self.ota,
             )
@@ -294,6 +290,18 @@ class Appliance:
             uplink=self.uplink_state,
         )
         self.summary = Summary(figures.metrics, clock=self.clock)
+        self.pages = await build_pages(
+            settings,
+            stack,
+            identity=identity,
+            access=self._access,
+            database=self.database,
+            api_keys=self.api_keys,
+            health=self.health,
+            ports=self.ports,
+            clock=self.clock,
+            restart=self.restart,
+        )
         self._mqtt_sockets = MqttSockets(open_connection=lambda: Connection(listener))
         web = create_app(
             WebServices(
@@ -319,7 +327,7 @@ class Appliance:
                 metrics=figures.metrics,
                 health=self.health.health,
                 ca_pem=identity.certificates.ca_pem,
-                page_at_the_box=settings.iiot_page_at_the_box,
+                pages=self.pages.services,
                 stopping=self._stop.is_set,
                 sync_soon=lambda: self.odoo is not None and self.odoo.ask_soon(),
             ),

@@ -6,7 +6,8 @@ appliance is the one, and that the database which answers is the right one: see 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -22,6 +23,8 @@ from appliance.identity import read_identity
 from appliance.settings import Settings
 
 FILE_NAME = "odoo.json"
+_KEY_NAME = "odoo"
+_KEY_NAMES = re.compile(rf"{_KEY_NAME}(-\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,17 @@ async def enroll(
     given = settings.odoo_base_url and settings.odoo_api_key is not None
     same = settings.odoo_base_url == kept.base_url and settings.odoo_api_key == kept.api_key
     return Enrolled(kept.base_url, kept.database_uuid, path, overruled=bool(given and not same), successor=successor)
+
+
+def key_name(taken: Collection[str]) -> str:
+    """A name for Odoo's key to the API, beside those that exist: an earlier one ends when an enrolment has worked."""
+    names = [_KEY_NAME, *(f"{_KEY_NAME}-{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def is_key_name(name: str) -> bool:
+    """Whether an enrolment has made the key of this name."""
+    return _KEY_NAMES.fullmatch(name) is not None
 
 
 def _try_to_write(path: Path) -> None:

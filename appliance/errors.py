@@ -24,7 +24,9 @@ ApplianceError
 │   ├── UnknownApiKeyError
 │   ├── ApiKeyExistsError
 │   ├── TooManyApiKeysError
-│   └── BuiltinApiKeyError
+│   ├── BuiltinApiKeyError
+│   ├── PasswordRefusedError      one that is too short
+│   └── BusyError                 too many ask for the same at once
 ├── FirmwareError                a file that cannot be had, or cannot be kept; the text says why
 └── OdooError
     ├── OdooUnavailableError      try again later
@@ -213,6 +215,19 @@ class BuiltinApiKeyError(RequestError):
 
     status = 409
     code: ProblemCode = "builtin_api_key"
+
+
+class PasswordRefusedError(RequestError):
+    """No password for the status pages: too short, or too long."""
+
+    status = 422
+
+
+class BusyError(RequestError):
+    """Too many want what can be done for a few at a time."""
+
+    status = 503
+    code: ProblemCode = "busy"
 
 
 class FirmwareError(ApplianceError):

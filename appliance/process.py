@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable
 
 import uvloop
@@ -23,10 +25,21 @@ GC_THRESHOLDS = (20_000, 20, 50)
 
 def serve(settings: Settings, *, on_ready: Callable[[Appliance], None] | None = None) -> int:
     """Run the appliance until SIGTERM or SIGINT; the exit status. Raises what :meth:`Appliance.started` raises."""
-    return uvloop.run(_serve(settings, on_ready))
+    if uvloop.run(_serve(settings, on_ready)):
+        _begin_again()
+    return 0
 
 
-async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | None) -> int:
+def _begin_again() -> None:
+    """The same command once more, in this very process; where systemd has started it, it is systemd's to do so."""
+    if os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid()):
+        return
+    logging.shutdown()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the command line we have
+
+
+async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | None) -> bool:
+    """Whether it is to begin again."""
     notifier = Notifier()
     appliance = Appliance(settings, notifier=notifier)
 
@@ -58,4 +71,4 @@ async def _serve(settings: Settings, on_ready: Callable[[Appliance], None] | Non
         if on_ready is not None:
             on_ready(appliance)
         await appliance.run()
-    return 0
+    return appliance.restarting

@@ -129,10 +129,6 @@ class Settings(BaseSettings):
         None, description="key of the HTTP API; empty: one is made and kept in the data folder as `api_key`"
     )
 
-    iiot_page_at_the_box: bool = Field(
-        True, description="whether a browser on this very machine sees the status page without a key"
-    )
-
     iiot_advertised_host: Host | None = Field(None, description="what devices are told to connect to; empty: host name")
     iiot_data_dir: Path = Field(default_factory=_default_data_dir, description="data folder")
     iiot_identity_at_odoo: bool = Field(

@@ -52,10 +52,11 @@ FLOORS = {
     "http_server": {"broker", "certificates", "settings", "socket_door"},
     "notify": set(),
     "identity": {"settings", "certificates", "secret_files", "addresses", "services", "recovery"},
+    "page_password": {"errors", "secret_files"},
     "enrolment": {"contract", "errors", "settings", "secret_files", "identity", "uplink"},
     "parts": {
         *("contract", "errors", "store", "services", "broker", "uplink", "web", "parts"),
-        *("settings", "identity", "enrolment", "notify"),
+        *("settings", "identity", "enrolment", "notify", "page_password", "secret_files"),
         *("settings_file", "recovery", "logs"),
     },
     "replacement": {"contract", "errors", "settings", "store", "services", "enrolment", "recovery"},
@@ -74,6 +75,7 @@ FLOORS = {
 
 HOMES = {
     "amqtt": {"broker"},
+    "argon2": {"page_password"},
     "cryptography": {"authority", "sealing"},
     "httpx": {"uplink", "cli"},
     "jinja2": {"services", "web"},
@@ -97,7 +99,7 @@ REQUIRED = {
     *("amqtt", "starlette", "uvicorn", "httpx", "jinja2", "jsonpath-ng", "sqlite-utils", "pydantic"),
     *("pytest", "pytest-asyncio"),
 }
-IMPORT_NAMES = {"paho-mqtt": "paho", "pyyaml": "yaml"}
+IMPORT_NAMES = {"argon2-cffi": "argon2", "paho-mqtt": "paho", "pyyaml": "yaml"}
 """Where the import's name is not the distribution's."""
 USED_OTHERWISE = {
     "httptools": ("appliance/http_door.py", "uvicorn.protocols.http.httptools_impl"),

@@ -17,6 +17,7 @@ from appliance.cli.devices import devices
 from appliance.cli.diag import diag
 from appliance.cli.enroll import enroll
 from appliance.cli.exits import Exit
+from appliance.cli.page_password import page_password
 from appliance.cli.recovery import recovery
 from appliance.cli.running import TALKATIVE, run
 from appliance.cli.status import buffer, status
@@ -38,6 +39,7 @@ for name, group in (
     ("dead-letters", dead_letters),
     ("api-keys", api_keys),
     ("recovery", recovery),
+    ("page-password", page_password),
 ):
     cli.add_typer(group, name=name)
 

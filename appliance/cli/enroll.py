@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,9 +23,6 @@ from appliance.settings import Settings
 
 if TYPE_CHECKING:
     from appliance.enrolment import Enrolled
-
-KEY_NAME = "odoo"
-_OURS = re.compile(rf"{KEY_NAME}(-\d+)?")
 
 
 def enroll(
@@ -207,16 +203,18 @@ def _recover(
 
 def _new_key(box: Box) -> dict[str, str]:
     """A key for Odoo, beside the one that it may have already: that one ends when this enrolment has worked."""
-    taken = {key["name"] for key in box.get(KEYS_PATH)["api_keys"]}
-    names = [KEY_NAME, *(f"{KEY_NAME}-{number}" for number in range(2, len(taken) + 3))]
-    name = next(name for name in names if name not in taken)
+    from appliance.enrolment import key_name
+
+    name = key_name({key["name"] for key in box.get(KEYS_PATH)["api_keys"]})
     made: dict[str, str] = box.call("POST", KEYS_PATH, body={"name": name, "scope": "operate"})
     return made
 
 
 def _end_earlier(box: Box, key_id: str) -> None:
+    from appliance.enrolment import is_key_name
+
     for key in box.get(KEYS_PATH)["api_keys"]:
-        if _OURS.fullmatch(key["name"]) and key["id"] != key_id:
+        if is_key_name(key["name"]) and key["id"] != key_id:
             box.call("DELETE", f"{KEYS_PATH}/{key['id']}", also=(404,))
 
 

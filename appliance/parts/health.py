@@ -10,6 +10,7 @@ from appliance.broker.seams import PassedOn
 from appliance.broker.server import EmbeddedBroker
 from appliance.contract.times import Clock, rfc3339
 from appliance.parts.looks import Looks
+from appliance.parts.trends import Sample
 from appliance.services.gateway_clock import GatewayClock
 from appliance.services.presence import PresenceService
 from appliance.store.buffer import Buffer
@@ -63,6 +64,19 @@ class HealthService:
         degraded = list(self._degraded())
         status: Literal["ok", "degraded", "failing"] = "failing" if failing else "degraded" if degraded else "ok"
         return Health(status=status, reasons=(*failing, *degraded), details=self._details())
+
+    def sample(self) -> Sample | None:
+        """What the charts are drawn of; ``None`` while the store cannot be asked."""
+        received, uplink = self.looks.received, self._uplink()
+        if received is None:
+            return None
+        return Sample(
+            received=received,
+            settled=uplink.settled,
+            waiting=self._buffer.backlog().waiting,
+            online=self._presence.online,
+            away=uplink.configured and (uplink.reachable is False or uplink.alarm is not None),
+        )
 
     def _failing(self) -> list[str]:
         reason = self._database.unavailable

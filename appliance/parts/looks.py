@@ -47,6 +47,11 @@ class Looks:
         return max(last - first, 0) / (end - begin) if end > begin else None
 
     @property
+    def received(self) -> int | None:
+        """How many readings were ever received; ``None`` while the store cannot be asked."""
+        return self._received[-1][1] if self._received else None
+
+    @property
     def dead_letters_share(self) -> float:
         """How full the list of dead letters is, from 0 to 1."""
         stock = self.dead_letters

@@ -41,6 +41,14 @@ class FailureLimiter:
         while len(self._failures) > self._most_keys:
             self._failures.popitem(last=False)
 
+    def succeeded(self, key: str) -> None:
+        """It was no failure after all."""
+        begun, count = self._failures.get(key, (0.0, 0))
+        if count > 1:
+            self._failures[key] = (begun, count - 1)
+        else:
+            self._failures.pop(key, None)
+
     def __len__(self) -> int:
         return len(self._failures)
 

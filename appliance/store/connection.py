@@ -12,6 +12,7 @@ from appliance.store.schema import APPLICATION_ID, migrate, only_adds, unknown_m
 
 log = logging.getLogger(__name__)
 
+SQLITE_VERSION = sqlite3.sqlite_version
 PAGE_BYTES = 4096
 _LEAST_PAGES = 256
 _PRAGMAS: dict[str, object] = {

@@ -318,6 +318,12 @@ class KeysAnswer(_Answer):
     most: int
 
 
+class NewPassword(_Answer):
+    """The password that was made, this once; null where it was given."""
+
+    password: str | None
+
+
 class RevokedKey(_Answer):
     """It opens nothing any more."""
 

@@ -26,8 +26,8 @@ from appliance.web.mqtt_socket import PATH as MQTT_PATH
 from appliance.web.mqtt_socket import MqttSockets
 from appliance.web.openapi import OpenApiRoute
 from appliance.web.ota import OtaRoutes
-from appliance.web.page_access import PageAccess
-from appliance.web.pages import PageRoutes
+from appliance.web.page_password import PagePasswordRoute
+from appliance.web.pages.routes import page_lines
 from appliance.web.problems import Boundary, on_http_exception, on_request_error, on_store_unavailable
 from appliance.web.rates import RateLimit
 from appliance.web.routes import Line as _Line
@@ -75,10 +75,7 @@ def create_app(
     letters = DeadLetterRoutes(services.dead_letters, clock=services.clock, stopping=services.stopping)
     metrics = MetricsRoute(services.metrics)
     keys = ApiKeyRoutes(services.api_keys)
-    access = PageAccess(
-        find_key=services.api_keys.find, limiter=limiter, clock=services.clock, at_the_box=services.page_at_the_box
-    )
-    pages = PageRoutes(services, status, access)
+    password = PagePasswordRoute(services.pages.password)
     lines: list[_Line] = []
     openapi = OpenApiRoute(lines, version=services.version, sockets=mqtt_sockets is not None)
     lines += [
@@ -105,6 +102,7 @@ def create_app(
         _Line("GET", "/api/v1/api-keys", keys.list, scope="full"),
         _Line("POST", "/api/v1/api-keys", keys.create, scope="full"),
         _Line("DELETE", "/api/v1/api-keys/{key_id}", keys.revoke, scope="full"),
+        _Line("POST", "/api/v1/page-password", password.change, scope="full"),
         _Line("GET", "/api/v1/ledger", ledger.ledger),
         _Line("GET", "/api/v1/dead-letters", letters.list),
         _Line("DELETE", "/api/v1/dead-letters", letters.remove_many),
@@ -114,14 +112,7 @@ def create_app(
         _Line("GET", "/api/v1/dead-letters/{dead_letter_id}", letters.show),
         _Line("DELETE", "/api/v1/dead-letters/{dead_letter_id}", letters.remove),
         _Line("POST", "/api/v1/dead-letters/{dead_letter_id}/retry", letters.retry),
-        # these have a door of their own
-        _Line("GET", "/ui/", pages.page, open=True),
-        _Line("GET", "/ui/device/{device_id}", pages.device, open=True),
-        _Line("GET", "/ui/data", pages.data, open=True),
-        _Line("GET", "/ui/login", pages.login_page, open=True),
-        _Line("POST", "/ui/login", pages.login, open=True),
-        _Line("POST", "/ui/logout", pages.logout, open=True),
-        _Line("GET", "/ui/static/{name}", pages.static, open=True),
+        *page_lines(services, status=status, letters=letters, limiter=limiter),
     ]
     table.extend(
         {"method": line.method, "path": line.path, "key": line.needs is not None, "scope": line.needs} for line in lines

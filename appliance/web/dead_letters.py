@@ -113,41 +113,41 @@ class DeadLetterRoutes:
     @describes(Letter, problems={404: "no such dead letter"})
     async def show(self, request: Request) -> Response:
         """One, with its whole payload."""
-        return json_response(_encode(await self._letters.get(_id(request))))
+        return json_response(_encode(await self._letters.get(letter_id(request))))
 
     @describes(Retried, problems={404: "no such dead letter", 409: "it is no whole message"})
     async def retry(self, request: Request) -> Response:
         """One becomes a new message with its old times, and waits for Odoo like any other."""
-        letter_id = _id(request)
-        seq = await self._letters.retry(letter_id)
-        log.info("parked message %d is sent again as message %d", letter_id, seq)
-        return json_response(to_json({"id": letter_id, "seq": seq}))
+        number = letter_id(request)
+        seq = await self._letters.retry(number)
+        log.info("parked message %d is sent again as message %d", number, seq)
+        return json_response(to_json({"id": number, "seq": seq}))
 
     @describes(RetriedMany, body=LettersOrder)
     async def retry_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``; what is no whole message is skipped, and counted as that."""
         order = parse(LettersOrder, await read_json(request))
-        changed = await self._letters.retry_many(order.filter(), limit=order.limit, enough=self._enough())
+        changed = await self._letters.retry_many(order.filter(), limit=order.limit, enough=self.enough())
         log.info("%d parked messages are sent again, %d cannot be", changed.count, changed.skipped)
         return json_response(to_json({"retried": changed.count, "skipped": changed.skipped, **_rest(changed)}))
 
     @describes(Removed, problems={404: "no such dead letter"})
     async def remove(self, request: Request) -> Response:
         """One is removed for good; the ledger counts it as removed."""
-        letter_id = _id(request)
-        await self._letters.remove(letter_id)
-        log.warning("an operator removed parked message %d", letter_id)
-        return json_response(to_json({"id": letter_id, "removed": 1}))
+        number = letter_id(request)
+        await self._letters.remove(number)
+        log.warning("an operator removed parked message %d", number)
+        return json_response(to_json({"id": number, "removed": 1}))
 
     @describes(RemovedMany, query=LettersOrder)
     async def remove_many(self, request: Request) -> Response:
         """All that fit, up to ``limit``, are removed for good and counted."""
         order = parse(LettersOrder, dict(request.query_params))
-        changed = await self._letters.remove_many(order.filter(), limit=order.limit, enough=self._enough())
+        changed = await self._letters.remove_many(order.filter(), limit=order.limit, enough=self.enough())
         log.warning("an operator removed %d parked messages", changed.count)
         return json_response(to_json({"removed": changed.count, **_rest(changed)}))
 
-    def _enough(self) -> Callable[[], bool]:
+    def enough(self) -> Callable[[], bool]:
         """When to leave the rest to the next request: it must be answered while the client, and the server, wait."""
         end = self._clock.monotonic() + MANY_WITHIN_S
         return lambda: self._stopping() or self._clock.monotonic() > end
@@ -156,8 +156,12 @@ class DeadLetterRoutes:
     async def export(self, request: Request) -> Response:
         """All that fit and are there now, a JSON object in each line; what the client has not read is not loaded."""
         query = parse(LettersFilter, dict(request.query_params))
+        return self.export_response(query, head=request.method == "HEAD")
+
+    def export_response(self, query: LettersFilter, *, head: bool) -> Response:
+        """The same for who has been let in already."""
         headers = {"Content-Disposition": 'attachment; filename="dead-letters.ndjson"'}
-        if request.method == "HEAD":
+        if head:
             return Response(media_type=NDJSON, headers=headers)
         return StreamingResponse(self._lines(query.filter()), media_type=NDJSON, headers=headers)
 
@@ -167,7 +171,8 @@ class DeadLetterRoutes:
             yield b"".join(_encode(letter).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for letter in letters)
 
 
-def _id(request: Request) -> int:
+def letter_id(request: Request) -> int:
+    """The number in the path; :class:`UnknownDeadLetterError` if it is none."""
     text: str = request.path_params["dead_letter_id"]
     if not (text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS):
         raise UnknownDeadLetterError("the id of a parked message is a number")

@@ -22,6 +22,8 @@ from appliance.store.dead_letters import DeadLetters
 from appliance.store.devices import DeviceRegistry
 from appliance.store.kinds import BufferKinds
 from appliance.store.ledger import LedgerPage
+from appliance.store.peek import Peek
+from appliance.web.charts import Point
 from appliance.web.metrics import Figures
 
 T = TypeVar("T")
@@ -89,6 +91,54 @@ class ReadLedger(Protocol):
         """Lines of devices behind ``after`` whose id holds ``search``."""
 
 
+class Password(Protocol):
+    """The password of the status pages."""
+
+    @property
+    def generation(self) -> int:
+        """Counts up with each change."""
+
+    async def verify(self, presented: str) -> bool:
+        """Whether this is it; :class:`appliance.errors.BusyError`."""
+
+    async def change(self, new: str | None = None) -> str | None:
+        """Take a new one, or make one and return it; :class:`appliance.errors.PasswordRefusedError`."""
+
+
+class Trends(Protocol):
+    """How it was of late."""
+
+    @property
+    def hour(self) -> list[Point]:
+        """A point a minute."""
+
+    @property
+    def day(self) -> list[Point]:
+        """A point every ten minutes."""
+
+    def rates(self) -> tuple[float, float] | None:
+        """Readings received, and messages settled, a second."""
+
+
+class Enrolled(Protocol):
+    """What came of an enrolment."""
+
+    @property
+    def base_url(self) -> str:
+        """Of Odoo."""
+
+    @property
+    def overruled(self) -> bool:
+        """Whether the settings name another Odoo, and go first."""
+
+
+class Enrol(Protocol):
+    """Makes the appliance known to an Odoo."""
+
+    async def __call__(self, odoo_url: str, code: str, database: str | None) -> Enrolled:
+        """Turn a code into a key; any :class:`appliance.errors.ApplianceError`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """How the appliance is. Only ``status`` is for everybody."""
@@ -98,6 +148,22 @@ class Health:
     """For people, a sentence each; empty if all is well."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """By part: broker, buffer, uplink, disk; JSON values."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageServices:
+    """What only the status pages need."""
+
+    password: Password
+    peek: Peek
+    trends: Trends
+    facts: Callable[[], Mapping[str, Any]]
+    """About the box, by what they are called."""
+    log_lines: Callable[[], list[str]]
+    """The last lines of the log, without secrets."""
+    enrol: Enrol
+    restart: Callable[[], None]
+    """End this run of the appliance, and begin another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,9 +195,8 @@ class WebServices:
     metrics: Callable[[], Awaitable[Figures]]
     health: Callable[[], Health]
     ca_pem: str
+    pages: PageServices
     stopping: Callable[[], bool] = lambda: False
     """Whether the appliance is about to stop: what takes long must come to an end."""
     sync_soon: Callable[[], bool] = lambda: False
     """Ask Odoo for work now; false where there is no Odoo to ask."""
-    page_at_the_box: bool = True
-    """Whether a browser on this very machine sees the status page without a key."""

@@ -44,9 +44,11 @@ class StatusRoutes:
         self._guard = guard
         self._endpoints = endpoints
 
-    @describes(RootAnswer, answers={503: RootAnswer})
-    async def root(self, _: Request) -> Response:
-        """Name, version, endpoints."""
+    @describes(RootAnswer, answers={503: RootAnswer, 303: None})
+    async def root(self, request: Request) -> Response:
+        """Name, version, endpoints; a browser is sent to the status pages."""
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(status_code=303, headers={"Location": "/ui/", "Vary": "Accept"})
         health = self._services.health()
         content = {
             "status": health.status,

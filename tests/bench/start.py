@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from pathlib import Path
@@ -58,19 +57,7 @@ async def waiting(appliance: Appliance) -> int:
     """How many messages the appliance says it holds, so that the full buffer is known to be the one it opened."""
     async with appliance, appliance.client() as client:
         answer = (await client.get("/health")).json()
-    counts: list[int] = []
-
-    def walk(value: object) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                if key == "waiting" and isinstance(item, int):
-                    counts.append(item)
-                walk(item)
-
-    walk(answer)
-    if len(counts) != 1:
-        raise RuntimeError(f"/health does not tell what waits: {json.dumps(answer)}")
-    return counts[0]
+    return int(answer["buffer"]["waiting"])
 
 
 async def measure(rows: int, starts: int) -> dict[str, Any]:

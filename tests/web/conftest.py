@@ -21,7 +21,17 @@ from appliance.contract.odoo import DeviceConfig
 from appliance.contract.ota import SendUpdate
 from appliance.contract.times import Clock
 from appliance.contract.topics import TopicTemplates
-from appliance.errors import FirmwareError, RequestError, StoreUnavailableError, UnknownCommandError, UnknownDeviceError
+from appliance.enrolment import Enrolled
+from appliance.errors import (
+    FirmwareError,
+    OdooUnavailableError,
+    RequestError,
+    StoreUnavailableError,
+    UnknownCommandError,
+    UnknownDeviceError,
+)
+from appliance.page_password import PagePassword
+from appliance.parts.trends import Trends
 from appliance.services.api_keys import ApiKeys
 from appliance.services.config_push import ConfigPush
 from appliance.services.credentials import Credentials
@@ -40,9 +50,11 @@ from appliance.store.devices import Device, DeviceRegistry
 from appliance.store.firmware import FirmwareFiles, Part
 from appliance.store.kinds import BufferKinds, read_kinds
 from appliance.store.ledger import LedgerPage, read_page, read_total
+from appliance.store.peek import Peek
 from appliance.store.updates import Updates
 from appliance.web.api import Health, WebLimits, WebServices, create_app
 from appliance.web.metrics import Figures, StoreFigures
+from appliance.web.services import PageServices
 from tests.services.odoo_source import OdooSource
 
 KEY = "k" * 43
@@ -106,6 +118,32 @@ class NoFetcher:
 
     async def fetch(self, wish: Wish, part: Part, /) -> None:
         raise FirmwareError("there is no network")
+
+
+FACTS = {
+    "name": "gateway-1",
+    "gateway_uid": "0b0e9d3c",
+    "versions": {"appliance": "1.2.3", "Python": "3.11.2"},
+    "uptime_s": 4000.0,
+    "time": "2026-11-29T10:00:00.000Z",
+    "names": ("gw1.factory.lan", "localhost"),
+    "mqtt_port": 8883,
+    "mqtt_tls": True,
+    "http_port": 8000,
+    "http_tls": True,
+    "fingerprint": "AA:BB",
+    "certificate_ends_at": "2049-11-22T00:00:00.000Z",
+    "certificate_days": 8394,
+    "disk": {"total_bytes": 64 << 30, "free_bytes": 3 << 30, "file_bytes": 1 << 20},
+    "data_folder": "/var/lib/iiot-appliance",
+    "memory_bytes": 80 << 20,
+    "odoo": None,
+    "odoo_database": None,
+}
+
+
+async def no_enrolment(odoo_url: str, code: str, database: str | None) -> Enrolled:
+    raise OdooUnavailableError("there is no Odoo")
 
 
 class TestClock(Clock):
@@ -251,7 +289,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     presence = PresenceService(clock=clock)
 
     async def counters(device_id: str) -> Mapping[str, Any]:
-        return {"received": 5, "stored": 4, "waiting": 1}
+        refusals = [{"reason": "topic", "count": 1, "last_at_ms": 1, "last_topic": "else/<b>where</b>"}]
+        counts = {"received": 5, "stored": 4, "parked": 0, "removed": 0, "refused": 1, "repeated": 0, "waiting": 1}
+        return counts | {"refusals": refusals}
 
     async def ledger(*, search: str, after: str, limit: int) -> LedgerPage:
         return await database.run(lambda connection: read_page(connection, search=search, after=after, limit=limit))
@@ -324,6 +364,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         metrics=figures,
         health=lambda: get_health[0](),
         ca_pem=CA_PEM,
+        pages=PageServices(
+            password=await asyncio.to_thread(PagePassword.open, tmp_path),
+            peek=Peek(database),
+            trends=Trends(look=lambda: None, folder=tmp_path, clock=clock),
+            facts=lambda: FACTS,
+            log_lines=lambda: ["2026-11-29T10:00:00.000Z INFO appliance: a line"],
+            enrol=no_enrolment,
+            restart=lambda: None,
+        ),
     )
     world = World(
         clock, database, buffer, registry, credentials, odoo, commands, updates, firmware, files, presence, services

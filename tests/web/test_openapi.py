@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,11 +17,13 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from appliance.contract.odoo import Kind
+from appliance.enrolment import Enrolled
 from appliance.store.buffer import Rejection
 from appliance.web.api import create_app
 from appliance.web.mqtt_socket import MqttSockets
 from appliance.web.openapi import document
 from appliance.web.routes import Line
+from tests.web.browser import Browser
 from tests.web.conftest import AUTHORIZED, Described, World, check_answer, template_of
 
 Operation = tuple[str, str]
@@ -138,6 +141,10 @@ async def test_no_body_is_read_deeper_than_it_may_be(
             assert response.status_code in (400, 413), path
 
 
+async def enrolled(odoo_url: str, code: str, database: str | None) -> Enrolled:
+    return Enrolled(odoo_url, "db", Path("odoo.json"), overruled=False)
+
+
 async def test_each_answer_of_success_was_seen_once(world: World, described: dict[str, Any]) -> None:
     """Walks through every route; the client itself holds each answer against the document."""
     app = world.app(sync_soon=lambda: True)
@@ -173,13 +180,14 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         ("POST", f"{letters}/1/retry", None),
         ("DELETE", f"{letters}/2", None),
         ("POST", f"{letters}/retry", {"device": "press-07", "limit": 1}),
-        ("DELETE", f"{letters}?all=true", None),
+        ("DELETE", f"{letters}?device=press-08", None),
         ("GET", "/api/v1/ledger", None),
         ("POST", "/api/v1/api-keys", {"name": "odoo"}),
         ("GET", "/api/v1/api-keys", None),
-        *(("GET", f"/ui/{path}", None) for path in ("", "device/press-07", "data", "login", "static/style.css")),
-        ("POST", "/ui/logout", None),
+        ("POST", "/api/v1/page-password", {"password": None}),
+        *(("GET", f"/ui/{path}", None) for path in ("login", "static/style.css")),
     ]
+    pages = ("", "devices", "device/press-07", "messages", "message/4", "messages/export", "gateway", "enrol")
     seen: set[tuple[str, str, int]] = set()
     async with world.client(app, address="127.0.0.1") as client:
         client.base_url = httpx.URL("http://localhost")
@@ -193,8 +201,18 @@ async def test_each_answer_of_success_was_seen_once(world: World, described: dic
         keys = (await client.get("/api/v1/api-keys", headers=AUTHORIZED)).json()["api_keys"]
         response = await client.delete(f"/api/v1/api-keys/{keys[1]['id']}", headers=AUTHORIZED)
         seen.add(("delete", "/api/v1/api-keys/{key_id}", response.status_code))
-        response = await client.post("/ui/login", data={"key": AUTHORIZED["Authorization"].split()[1]})
-        seen.add(("post", "/ui/login", response.status_code))
+    # a stream ends at once where the appliance is about to stop
+    app = world.app(stopping=lambda: True, pages=replace(world.services.pages, enrol=enrolled))
+    async with Browser(app) as visitor:
+        await visitor.log_in()
+        for page in (*pages, "live"):
+            response = await visitor.get(f"/ui/{page}")
+            template = template_of(described, httpx.URL(f"/ui/{page}").path)
+            assert template is not None, page
+            seen.add(("get", template, response.status_code))
+        await visitor.open("/ui/enrol")
+        response = await visitor.submit("/ui/enrol", {"odoo": "https://odoo.example.com", "code": "c"})
+        seen.add(("post", "/ui/enrol", response.status_code))
     promised = {
         (method, path, int(status))
         for (method, path), each in operations(described).items()

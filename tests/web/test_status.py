@@ -123,7 +123,7 @@ async def test_a_device_shows_connection_firmware_commands_counters_and_why_it_i
         "last_telemetry": "2026-11-22T10:00:00.000Z",
         "open_commands": 1,
         "open_update": None,
-        "counters": {"received": 5, "stored": 4, "waiting": 1},
+        "counters": await world.services.counters("press-07"),
     }
 
     world.presence.disconnected("press-07", "protocol error: packet id 0", OfflineCode.PROTOCOL_ERROR)
