@@ -69,13 +69,9 @@ class Appliance:
         self.restarting = False
         self._stop = asyncio.Event()
 
-    def stop(self) -> None:
-        """Ask :meth:`run` to return."""
-        self._stop.set()
-
-    def restart(self) -> None:
-        """The same, and ask whoever has started this to start another."""
-        self.restarting = True
+    def stop(self, *, restart: bool = False) -> None:
+        """Ask :meth:`run` to return; with ``restart``, whoever has started this to begin another."""
+        self.restarting = restart
         self._stop.set()
 
     @asynccontextmanager
@@ -300,7 +296,7 @@ class Appliance:
             health=self.health,
             ports=self.ports,
             clock=self.clock,
-            restart=self.restart,
+            restart=lambda: self.stop(restart=True),
         )
         self._mqtt_sockets = MqttSockets(open_connection=lambda: Connection(listener))
         web = create_app(
