@@ -23,8 +23,8 @@ from appliance.identity import read_identity
 from appliance.settings import Settings
 
 FILE_NAME = "odoo.json"
-_KEY_NAME = "odoo"
-_KEY_NAMES = re.compile(rf"{_KEY_NAME}(-\d+)?")
+KEY_NAME = "odoo"
+_KEY_NAMES = re.compile(rf"{KEY_NAME}(-\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ async def enroll(
 
 def key_name(taken: Collection[str]) -> str:
     """A name for Odoo's key to the API, beside those that exist: an earlier one ends when an enrolment has worked."""
-    names = [_KEY_NAME, *(f"{_KEY_NAME}-{number}" for number in range(2, len(taken) + 3))]
+    names = [KEY_NAME, *(f"{KEY_NAME}-{number}" for number in range(2, len(taken) + 3))]
     return next(name for name in names if name not in taken)
 
 

@@ -68,6 +68,8 @@ def enroll(
         code = _code(code)
         own_url = None if no_api_key else api_url or _api_url(settings)
         done = _recover(settings, odoo, code, given, database, own_url)
+        from appliance.enrolment import KEY_NAME  # as in the other branch
+
         _tell(done, key_name=None if no_api_key else KEY_NAME, recovered=True, as_json=as_json)
         return
     from appliance import enrolment  # takes time, and most commands do not need it
