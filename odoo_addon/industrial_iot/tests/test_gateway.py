@@ -152,6 +152,22 @@ class TestGateway(ContractCase):
         with self.assertRaises(AccessError):
             self.env["iiot.gateway.key"].with_user(user).search([])
 
+    def test_the_gateways_user_sees_one_gateways_devices_and_nobody_else_by_claiming_to_be_one(self):
+        company = self.env["res.company"].create({"name": "Another"})
+        gateway, other = self.make_gateway(), self.make_gateway("Line 2", company_id=company.id)
+        own = self.make_device(gateway)
+        foreign = self.make_device(other, company_id=company.id)
+        devices = self.env["iiot.device"].with_context(iiot_gateway_id=other.id)
+        gateways_user = self.env.ref("industrial_iot.user_gateway")
+        self.assertEqual(devices.with_user(gateways_user).search([]), foreign)
+        self.assertFalse(self.env["iiot.device"].with_user(gateways_user).search([]))
+        admin = new_test_user(self.env, "an-admin", groups="industrial_iot.group_iiot_admin")
+        self.assertIn(own, devices.with_user(admin).search([]))
+        self.assertNotIn(foreign, devices.with_user(admin).search([]))
+        for model in ("iiot.gateway", "iiot.gateway.key", "iiot.device.token", "res.partner"):
+            with self.assertRaises(AccessError):
+                self.env[model].with_user(gateways_user).search([])
+
     def test_an_administrator_makes_and_removes_a_gateway(self):
         admin = new_test_user(self.env, "an-admin", groups="industrial_iot.group_iiot_admin")
         gateway = self.env["iiot.gateway"].with_user(admin).create({"name": "Line 9"})
