@@ -7,6 +7,7 @@ password in plain text, for whoever installs the box. That one goes as soon as s
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import secrets
 import unicodedata
 from contextlib import suppress
@@ -29,6 +30,7 @@ MOST_WAITING = 16
 _ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
 """Without what is mistaken for something else, and without vowels, so that no words come out."""
 _GROUPS, _GROUP = 4, 4
+_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES = -3, 8 << 20
 
 
 class PagePassword:
@@ -115,6 +117,10 @@ def _normal(password: str) -> bytes:
 def _hasher() -> PasswordHasher:
     from argon2 import PasswordHasher  # until somebody logs in nobody needs it
 
+    # glibc would keep the 19 MiB of a hash for the next one, which may come in a month: what is as large goes back to
+    # the system at once. Other libraries lack the call, or do so anyway.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK_FROM_BYTES)
     return PasswordHasher(time_cost=PASSES, memory_cost=MEMORY_KIB, parallelism=1)
 
 

@@ -466,3 +466,26 @@ async def test_a_code_need_not_be_seen_by_everybody_on_the_machine(tmp_path: Pat
         )
         out, _ = await asyncio.wait_for(process.communicate(f"{await new_code(odoo)}\n".encode()), WITHIN_S)
         assert (process.returncode, json.loads(out)["odoo"]) == (Exit.OK, odoo.url)
+
+
+# --- page-password --------------------------------------------------------------------------------------------
+
+
+async def logs_in(box: Installed, password: str) -> bool:
+    async with httpx.AsyncClient(verify=False, base_url=box.url.replace("http://", "https://")) as client:
+        return (await client.post("/ui/login", data={"password": password})).status_code == 303
+
+
+async def test_the_password_of_the_pages_is_shown_once_set_and_reset(box: Installed) -> None:
+    first = (await box.type("page-password", "show")).out.strip()
+    assert (await box.type("page-password", "show", "--json")).json == {"password": first}
+    assert await logs_in(box, first)
+    used = await box.type("page-password", "show")
+    assert (used.status, "page-password reset" in used.err) == (Exit.REFUSED, True)
+    made = await box.type("page-password", "reset")
+    assert made.status == Exit.OK
+    assert (await logs_in(box, first), await logs_in(box, made.out.strip())) == (False, True)
+    again = (await box.type("page-password", "reset", "--json")).json["password"]
+    assert await logs_in(box, again)
+    assert first not in box.log
+    assert again not in box.log

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -14,6 +16,7 @@ from appliance.page_password import FIRST_FILE, HASH_FILE, MOST_WAITING, PagePas
 from appliance.store.buffer import Rejection
 from appliance.web.pages.access import COOKIE, SECURE_COOKIE
 from appliance.web.pages.sessions import IDLE_S, LONGEST_S, MOST_SESSIONS
+from tests.conftest import ROOT
 from tests.web.browser import Browser, why
 from tests.web.conftest import AUTHORIZED, KEY, World, problem
 
@@ -368,3 +371,20 @@ def test_generated_passwords_can_be_read_out() -> None:
     made = {generate() for _ in range(100)}
     assert len(made) == 100
     assert all(len(each) == 19 and not set(each) & set("01oilaeu") for each in made)
+
+
+def test_the_memory_of_a_hash_is_given_back(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, pathlib
+from appliance.page_password import PagePassword
+def memory(): return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+async def main():
+    password = PagePassword.open(pathlib.Path({str(tmp_path)!r}))
+    before = memory()
+    for _ in range(3):
+        assert not await password.verify("wrong")
+    print(memory() - before)
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 4_000_000

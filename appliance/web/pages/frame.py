@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ class Frame:
 
     def __init__(self, services: WebServices) -> None:
         self._services = services
+        self._prepared = False
 
     @cached_property
     def _environment(self) -> Environment:
@@ -53,6 +55,16 @@ class Frame:
         )
         environment.filters.update(words.FILTERS)
         return environment
+
+    async def prepare(self) -> None:
+        """Read and compile all templates, in a thread; nobody gets to a page but by the login, which awaits this."""
+        if not self._prepared:
+            await asyncio.to_thread(self._compile)
+            self._prepared = True
+
+    def _compile(self) -> None:
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)
 
     def render(self, template: str, **values: Any) -> str:
         """A template as text."""

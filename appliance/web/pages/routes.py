@@ -40,12 +40,14 @@ class LoginRoutes(Guarded):
     @describes(HTML)
     async def form(self, request: Request) -> Response:
         """Asks for the password or an API key."""
+        await self.frame.prepare()
         changed = request.query_params.get("changed") == "1"
         return self.frame.login("The password is changed. Log in with the new one." if changed else "", good=True)
 
     @describes(answers={303: None, 403: HTML}, body=LoginForm, form=True)
     async def login(self, request: Request) -> Response:
         """Takes it, and lets the browser in for a while."""
+        await self.frame.prepare()
         answer = await self.access.login(request)
         return self.frame.login(answer, status=403) if isinstance(answer, str) else answer
 
