@@ -23,7 +23,7 @@ from tests.odoo.releases import Odoo
 pytestmark = pytest.mark.xdist_group("odoo-upgrade")
 TABLES = """
     SELECT tablename FROM pg_tables WHERE tablename LIKE 'iiot_%' AND NOT EXISTS (
-        SELECT FROM ir_model WHERE transient AND tablename LIKE replace(model, '.', '_') || '%')
+        SELECT FROM ir_model WHERE transient AND tablename LIKE '%' || replace(model, '.', '_') || '%')
 """
 
 
