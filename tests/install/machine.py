@@ -84,7 +84,18 @@ class Machine:
 
     def boot(self) -> None:
         """Switch it on; returns when everything has started."""
-        command = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"]
+        # it ends with the tests, however they end
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            "--console=pipe",
+        ]
         command += [f"--directory={self.root}", f"--machine={self.name}", "--resolv-conf=off", "--timezone=off"]
         command += [] if self._network else ["--private-network"]
         command += [f"--bind-ro={source}:{target}" for source, target in self._binds.items()]
