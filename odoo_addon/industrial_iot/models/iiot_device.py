@@ -10,6 +10,18 @@ TOKEN_VALID_S = 7 * 86_400
 OWN_MACHINE_FIELDS = frozenset(("state", "state_id", "paired_at", "revoked_at", "config_version", "secret_version"))
 """Written by what the add-on does, never by a form or over RPC."""
 
+TECHNICAL = frozenset(
+    (
+        *("auth_totp", "base", "base_import", "bus", "decimal", "digest", "discuss", "fetchmail", "iap", "iiot", "ir"),
+        *("mail", "onboarding", "phone", "privacy", "properties", "report", "rtc", "sms", "snailmail", "web_editor"),
+        *("web_tour", "auth_passkey", "html_editor", "utm", "rating", "barcodes", "publisher_warranty"),
+        *("res.config", "res.lang", "res.currency.rate", "res.device", "res.device.log", "res.groups"),
+        *("res.groups.privilege", "res.users.apikeys", "res.users.deletion", "res.users.log", "res.users.settings"),
+        *("res.users.settings.volumes", "res.users.settings.embedded.action", "res.country.group"),
+    )
+)
+"""Beginnings of models' names, and whole ones, that nobody would look for behind a device."""
+
 
 class IiotDevice(models.Model):
     """A machine's controller that speaks MQTT to an edge appliance.
@@ -103,7 +115,16 @@ class IiotDevice(models.Model):
     )
 
     def _business_models(self):
-        return [(model.model, model.name) for model in self.env["ir.model"].sudo().search([("transient", "=", False)])]
+        """Kinds of records that somebody would call a machine, an order or a place; none of Odoo's own workings."""
+        models = self.env["ir.model"].sudo().search([("transient", "=", False)])
+        return [
+            (model.model, model.name)
+            for model in models
+            if model.model in self.env
+            and not self.env[model.model]._abstract
+            and model.model.partition(".")[0] not in TECHNICAL
+            and model.model not in TECHNICAL
+        ]
 
     @api.depends("serial_number")
     def _compute_device_id(self):

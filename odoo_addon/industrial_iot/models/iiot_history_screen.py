@@ -38,7 +38,7 @@ class IiotUpdate(models.Model):
         for update in self:
             update.history_table = history_table(update, update.history)
 
-    @api.depends("state", "reason", "error")
+    @api.depends("state", "action", "reason", "error")
     def _compute_advice(self):
         for update in self:
             update.advice = update._advice()
@@ -59,6 +59,8 @@ class IiotUpdate(models.Model):
         }
         if self.state == "failed":
             return _("The device runs what it ran before, unless it says otherwise. Read the error, then try again.")
+        if self.state == "rolled_back" and self.action == "rollback":  # as it was told to
+            return words["cancelled"]
         return words.get(self.state, "")
 
 
