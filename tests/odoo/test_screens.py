@@ -1,0 +1,178 @@
+"""Every menu, view, filter and button of the add-on in a real Chromium, at a desk and on a phone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.odoo.screens import DESKTOP, PHONE, WebClient, menu_actions, sample_records, search_filters
+
+MODULE = "industrial_iot"
+LONG = bool(os.environ.get("IIOT_TEST_LONG"))
+RECORDS = 6 if LONG else 2
+"""Of each model, in different states."""
+
+
+def everyday(web: WebClient) -> None:
+    """Not on Odoo 17 every day: what it says there of the add-on's views is said by the tests that stay."""
+    if web.name != "19" and not LONG:
+        pytest.skip("on Odoo 17 with IIOT_TEST_LONG=1 only")
+
+
+class Round:
+    """What was wrong, with the place where it was."""
+
+    def __init__(self, web: WebClient) -> None:
+        self.web = web
+        self.found: list[str] = []
+        self.seen = 0
+
+    @contextmanager
+    def at(self, place: str) -> Iterator[None]:
+        """What goes wrong inside is noted, and the round goes on."""
+        try:
+            yield
+        except AssertionError as error:
+            self.found.append(f"{place}: {error}")
+        self.web.picture(place)
+        self.found += [f"{place}: {problem}" for problem in self.web.problems()]
+        if self.web.phone and self.web.too_wide():
+            self.found.append(f"{place}: wider than the screen")
+        self.seen += 1
+
+    def end(self) -> None:
+        assert not self.found, "\n".join(self.found)
+        assert self.seen
+
+
+def views(action: dict[str, Any]) -> list[str]:
+    return [view for view in action["view_mode"].split(",") if view != "form"]
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
+def test_every_menu_and_view_opens_and_every_page_of_a_form(web: WebClient, size: tuple[int, int]) -> None:
+    web.home(size)
+    web.enter(MODULE)
+    walk = Round(web)
+    for action in menu_actions(web.person, MODULE):
+        name = action["menu"].partition("/")[2] or action["menu"]
+        if action["type"] != "ir.actions.act_window":
+            with walk.at(name):
+                web.do(action["id"])
+            continue
+        for view in views(action):
+            with walk.at(f"{name} {view}"):
+                # on a phone Odoo itself shows cards where there are any
+                web.do(action["id"], ".o_view_controller" if web.phone else f".o_{view}_view", viewType=view)
+        if "form" in action["view_mode"]:
+            transient = action["res_model"] == "res.config.settings"
+            for record in [False] if transient else sample_records(web.person, action["res_model"], 2):
+                with walk.at(f"{name} form {record}"):
+                    web.do(action["id"], ".o_form_view", viewType="form", props={"resId": record})
+                if not transient:
+                    turn_pages(walk, f"{name} form {record}")
+    walk.end()
+
+
+def turn_pages(walk: Round, place: str) -> None:
+    for number in range(1, len(walk.web.seen(".o_notebook .nav-link"))):
+        with walk.at(f"{place} page {number}"):
+            walk.web.press(walk.web.seen(".o_notebook .nav-link")[number])
+            walk.web.settle(f".o_notebook .nav-item:nth-child({number + 1}) .nav-link.active")
+
+
+def test_every_filter_and_grouping_of_every_search_can_be_used(web: WebClient) -> None:
+    everyday(web)
+    web.home()
+    web.enter(MODULE)
+    walk = Round(web)
+    for action in menu_actions(web.person, MODULE):
+        if action["type"] == "ir.actions.act_window" and views(action):
+            view = views(action)[0]
+            for name in search_filters(web.person, action):
+                with walk.at(f"filter {action['res_model']} {name}"):
+                    context = {f"search_default_{name}": 1}
+                    web.do(action["id"], f".o_{view}_view", viewType=view, additionalContext=context)
+                    assert web.seen(".o_facet_values, .o_searchview_facet"), "the search does not show it"
+    walk.end()
+
+
+BUTTONS = """
+return [...document.querySelectorAll('.o_form_view button[name]:not([disabled])')]
+  .filter((each) => each.getClientRects().length && !each.closest('.o-mail-Chatter, .o-mail-Form-chatter'))
+  .map((each) => each.getAttribute('name'))"""
+
+
+def test_every_button_of_every_form_does_something_without_an_error(web: WebClient) -> None:
+    """Where a question is asked first it is answered with no; dialogs are closed; everything else happens."""
+    web.home()
+    web.enter(MODULE)
+    walk = Round(web)
+    pressed: set[tuple[str, str]] = set()
+    for action in menu_actions(web.person, MODULE):
+        if action["type"] != "ir.actions.act_window" or "form" not in action["view_mode"] or not views(action):
+            continue
+        for record in sample_records(web.person, action["res_model"], RECORDS):
+            press_buttons(walk, action, record, pressed)
+    assert {("iiot.device", "action_generate_token"), ("iiot.update", "action_rollback")} <= pressed
+    walk.end()
+
+
+def press_buttons(walk: Round, action: dict[str, Any], record: int, pressed: set[tuple[str, str]]) -> None:
+    """Those of the head and of each page; ``pressed`` are those of the model that were, and grows."""
+    web, model = walk.web, action["res_model"]
+    page, pages = 0, 1
+    while page < pages:
+        web.do(action["id"], ".o_form_view", viewType="form", props={"resId": record})
+        if tabs := web.seen(".o_notebook .nav-link"):
+            pages = len(tabs)
+            web.press(tabs[page])
+        left = [name for name in web.driver.execute_script(BUTTONS) if (model, name) not in pressed]
+        if not left:
+            page += 1
+            continue
+        pressed.add((model, left[0]))
+        with walk.at(f"{model} {record} {left[0]}"):
+            web.press(web.seen(f".o_form_view button[name='{left[0]}']")[0])
+        web.close_dialogs()
+
+
+def test_the_actions_of_a_selection_open_and_close(web: WebClient) -> None:
+    everyday(web)
+    web.home()
+    web.enter(MODULE)
+    walk = Round(web)
+    bound = web.person.find(
+        "ir.actions.act_window", [("binding_model_id.model", "like", "iiot.")], "res_model", "binding_model_id"
+    )
+    assert bound
+    for action in bound:
+        (model,) = web.person.call("ir.model", "read", [action["binding_model_id"][0]], ["model"])
+        ids = web.person.call(model["model"], "search", [], limit=3)
+        with walk.at(f"selection {action['res_model']}"):
+            context = {"active_model": model["model"], "active_ids": ids, "active_id": ids[0]}
+            web.do(action["id"], ".modal .o_form_view", additionalContext=context, clearBreadcrumbs=False)
+        web.close_dialogs()
+    walk.end()
+
+
+def test_the_way_to_a_new_record_leads_to_an_empty_form_and_back(web: WebClient) -> None:
+    everyday(web)
+    web.home()
+    web.enter(MODULE)
+    walk = Round(web)
+    for action in menu_actions(web.person, MODULE):
+        if action["type"] == "ir.actions.act_window" and "form" in action["view_mode"] and views(action):
+            with walk.at(f"new {action['res_model']}"):
+                web.do(action["id"], f".o_{views(action)[0]}_view", viewType=views(action)[0])
+                new = web.seen(".o_list_button_add, .o-kanban-button-new")
+                if new:
+                    web.press(new[0])
+                    web.settle(".o_form_view")
+            if new:
+                web.press(web.seen(".o_form_button_cancel")[0])
+    walk.end()
