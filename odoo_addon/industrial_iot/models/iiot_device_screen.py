@@ -58,7 +58,7 @@ class IiotDevice(models.Model):
             return _("Out of service"), ""
         if self.state == "disabled":
             return _("Switched off in Odoo"), _("Enable it, and it may connect again.")
-        if self.state == "draft" or not self.gateway_id:
+        if self.state == "draft" or (self.state == "active" and not self.gateway_id):
             return _("Not paired yet"), _(
                 "Generate a token, and enter it on the device together with its serial number."
             )

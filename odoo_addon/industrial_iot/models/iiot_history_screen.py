@@ -5,7 +5,6 @@ import json
 from odoo import _, api, fields, models
 
 from ..lib import json_text
-from ..lib.times import parse_rfc3339
 
 PRETTY_CHARACTERS = 20_000
 
@@ -24,7 +23,7 @@ class IiotCommand(models.Model):
     @api.depends("history")
     def _compute_history_table(self):
         for command in self:
-            command.history_table = history_table(command, command.history)
+            command.history_table = command.env["iiot.wording"]._history(command)
 
 
 class IiotUpdate(models.Model):
@@ -36,7 +35,7 @@ class IiotUpdate(models.Model):
     @api.depends("history")
     def _compute_history_table(self):
         for update in self:
-            update.history_table = history_table(update, update.history)
+            update.history_table = update.env["iiot.wording"]._history(update)
 
     @api.depends("state", "action", "reason", "error")
     def _compute_advice(self):
@@ -72,22 +71,3 @@ def pretty(text):
         return json.dumps(json_text.loads(text), indent=2, ensure_ascii=False)
     except ValueError:
         return text
-
-
-def history_table(record, history):
-    """The entries of a history with the record's own words for states, and times in the reader's time zone."""
-    states = dict(record._fields["state"]._description_selection(record.env))
-    rows = []
-    for entry in history or []:
-        try:
-            moment = fields.Datetime.context_timestamp(record, parse_rfc3339(entry.get("at")))
-            at = moment.strftime("%Y-%m-%d %H:%M:%S")
-        except ValueError:
-            at = str(entry.get("at") or "")
-        state = states.get(entry.get("state"), entry.get("state") or "")
-        by = {"odoo": "Odoo", "appliance": _("Gateway"), "device": _("Device")}.get(
-            entry.get("by"), entry.get("by") or ""
-        )
-        more = " ".join(str(entry[key]) for key in ("reason", "error", "delivery") if entry.get(key))
-        rows.append({"cells": [at, state, by, more + (_(" (arrived late)") if entry.get("late") else "")]})
-    return {"head": [_("Time"), _("State"), _("Told By"), _("More")], "rows": rows}

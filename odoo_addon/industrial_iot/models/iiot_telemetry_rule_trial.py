@@ -12,9 +12,11 @@ from ..lib import json_text
 from ..lib.domain import DomainError
 from ..lib.jsonpath import PathError
 from ..lib.times import parse_rfc3339
+from .iiot_device_screen import shown_values
 from .iiot_telemetry_rule_plan import TargetError, check_author, check_rule
 
 READINGS = 10
+PATHS_SHOWN = 20
 CELL_CHARACTERS = 80
 DEFINITION = (
     *("name", "profile_id", "json_path", "target_model_id", "target_field_id", "record_by", "domain"),
@@ -34,6 +36,7 @@ class IiotTelemetryRule(models.Model):
         help="Its newest readings are tried.",
     )
     trial_payload = fields.Text("Or a Reading of Your Own", store=False, help="JSON as the device sends it.")
+    known_paths = fields.Char(compute="_compute_known_paths", help="Paths of the values in the newest reading.")
     trial_problem = fields.Char(compute="_compute_trial")
     trial_table = fields.Json("What Would Be Written", compute="_compute_trial")
 
@@ -46,6 +49,18 @@ class IiotTelemetryRule(models.Model):
                     [("profile_id", "=", rule.profile_id.id), ("last_telemetry", "!=", False)], limit=1
                 )
             rule.trial_device_id = device
+
+    @api.depends("trial_device_id", "trial_payload")
+    def _compute_known_paths(self):
+        for rule in self:
+            reading = rule.trial_device_id.last_values
+            if (rule.trial_payload or "").strip():
+                try:
+                    reading = json_text.loads(rule.trial_payload)
+                except ValueError:
+                    reading = None
+            paths = [f"$.{value['name']}" for value in shown_values(reading)] if isinstance(reading, dict) else []
+            rule.known_paths = ", ".join(paths[:PATHS_SHOWN])
 
     @api.depends(*DEFINITION, "trial_device_id", "trial_payload")
     def _compute_trial(self):

@@ -1,5 +1,7 @@
 from odoo import _, api, fields, models
 
+from ..lib.times import parse_rfc3339
+
 
 class IiotWording(models.AbstractModel):
     """Spans of time and sizes in words, for what people read."""
@@ -32,3 +34,22 @@ class IiotWording(models.AbstractModel):
         if megabytes >= 1024:
             return _("%s GB", f"{megabytes / 1024:.1f}")
         return _("%s MB", int(megabytes))
+
+    @api.model
+    def _history(self, record):
+        """What became of a command or update, as a table: its states in words, times in the reader's time zone."""
+        states = dict(record._fields["state"]._description_selection(self.env))
+        people = {"odoo": "Odoo", "appliance": _("Gateway"), "device": _("Device")}
+        rows = []
+        for entry in record.history or []:
+            try:
+                moment = fields.Datetime.context_timestamp(self, parse_rfc3339(entry.get("at")))
+                at = moment.strftime("%Y-%m-%d %H:%M:%S")
+            except ValueError:
+                at = str(entry.get("at") or "")
+            told = [str(entry[key]) for key in ("reason", "error", "delivery") if entry.get(key)]
+            if entry.get("late"):
+                told.append(_("(arrived late)"))
+            state, by = entry.get("state") or "", entry.get("by") or ""
+            rows.append({"cells": [at, states.get(state, state), people.get(by, by), " ".join(told)]})
+        return {"head": [_("Time"), _("State"), _("Told By"), _("More")], "rows": rows}

@@ -108,7 +108,8 @@ class TestRuleTrial(TelemetryCase):
         form = self.form(json_path="$.oil", trial_device_id=self.device)
         self.target(form)
         self.assertIn("paste one", form.trial_table["note"])
-        form.trial_payload = '{"oil": 3}'
+        form.trial_payload = '{"oil": 3, "motor": {"rpm": 1}}'
+        self.assertEqual(form.known_paths, "$.oil, $.motor.rpm")
         self.assertEqual(form.trial_table["rows"][0]["cells"][4], "3")
         form.trial_payload = '{"water": 3}'
         self.assertEqual(form.trial_table["rows"][0]["cells"][1], "nothing found")

@@ -49,6 +49,8 @@ class TestConnectionInWords(DeviceCase):
     def test_before_and_after_its_service_a_device_says_what_is_next(self):
         device = self.env["iiot.device"].create({"serial_number": "SN-NEW", "profile_id": self.profile.id})
         self.assertIn("Generate a token", device.connection_advice)
+        device.action_generate_token()
+        self.assertEqual(device.connection_text, "Waiting for the device to use its token")
         device.action_disable()
         self.assertEqual(device.connection_text, "Switched off in Odoo")
         device.action_retire()
