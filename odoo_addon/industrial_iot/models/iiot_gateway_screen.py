@@ -1,5 +1,7 @@
 """What a gateway's cards and form say in words."""
 
+from datetime import timedelta
+
 from odoo import _, api, fields, models
 
 CONDITIONS = [
@@ -29,7 +31,7 @@ class IiotGateway(models.Model):
     ledger_table = fields.Json("Ledger", compute="_compute_ledger")
     device_count = fields.Integer("Number of Devices", compute="_compute_device_count")
 
-    @api.depends("is_enabled", "is_copy", "is_silent", "status", "last_contact", "enrolled_at", "uid")
+    @api.depends("is_enabled", "is_copy", "is_silent", "status", "last_contact", "silence_limit_min")
     def _compute_condition(self):
         for gateway in self:
             if not gateway.is_enabled:
@@ -38,10 +40,15 @@ class IiotGateway(models.Model):
                 gateway.condition = "copy"
             elif not gateway.last_contact:
                 gateway.condition = "new"
-            elif gateway.is_silent:
+            elif gateway.is_silent or gateway._is_overdue():
                 gateway.condition = "silent"
             else:
                 gateway.condition = gateway.status or "ok"
+
+    def _is_overdue(self):
+        """Whether it was silent for longer than its limit, also before the scheduled action has noticed."""
+        limit = self.silence_limit_min
+        return limit > 0 and self.last_contact < fields.Datetime.now() - timedelta(minutes=limit)
 
     @api.depends(
         "last_contact", "waiting", "oldest_waiting_at", "drain_s", "disk_free_mb", "disk_total_mb", "clock_ahead_s",

@@ -20,6 +20,7 @@ class TestGatewayInWords(DeviceCase):
     def test_its_condition_is_one_word(self):
         self.assertEqual(self.gateway.condition, "new")
         self.assertEqual(self.report(status="degraded").condition, "degraded")
+        self.assertEqual(self.report(last_contact=self.minutes_ago(16)).condition, "silent")
         self.assertEqual(self.report(is_silent=True).condition, "silent")
         self.gateway.is_enabled = False
         self.assertEqual(self.gateway.condition, "off")
