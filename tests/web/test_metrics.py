@@ -20,8 +20,6 @@ from appliance.web.metrics import Figures
 from tests.conftest import ROOT
 from tests.web.conftest import AUTHORIZED, World
 
-SCRAPE_S = 0.005
-
 
 async def scrape(client: httpx.AsyncClient) -> dict[str, float]:
     response = await client.get("/metrics", headers=AUTHORIZED)
@@ -120,8 +118,19 @@ async def test_two_applications_do_not_share_a_registry(world: World) -> None:
         assert (await scrape(one)).keys() == (await scrape(other)).keys()
 
 
+async def cheapest_scrape_s(client: httpx.AsyncClient) -> float:
+    """CPU seconds of the cheapest of twenty: other work on the machine must not decide."""
+    costs_s = []
+    for _ in range(20):
+        start_s = time.process_time()
+        await client.get("/metrics", headers=AUTHORIZED)
+        costs_s.append(time.process_time() - start_s)
+    return min(costs_s)
+
+
 async def test_a_scrape_costs_the_same_at_five_thousand_devices(world: World, client: httpx.AsyncClient) -> None:
     few = await scrape(client)
+    few_s = await cheapest_scrape_s(client)
 
     def many(connection: Any) -> None:
         for number in range(5000):
@@ -131,12 +140,7 @@ async def test_a_scrape_costs_the_same_at_five_thousand_devices(world: World, cl
     found = await scrape(client)
     assert found["iiot_readings_received_total"] == 10_000
     assert found.keys() == few.keys()
-    best_s = 1.0
-    for _ in range(20):
-        start_s = time.perf_counter()
-        await client.get("/metrics", headers=AUTHORIZED)
-        best_s = min(best_s, time.perf_counter() - start_s)
-    assert best_s < SCRAPE_S
+    assert await cheapest_scrape_s(client) < 3 * few_s
 
 
 async def test_the_readme_lists_every_metric_with_its_type(client: httpx.AsyncClient) -> None:
