@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import operator
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -225,9 +228,15 @@ class Plant:
 
     # --- what became of it -------------------------------------------------------------------------------------
 
-    async def drained(self, box: EnrolledAppliance, within_s: float = WITHIN_S) -> None:
-        """Until nothing waits on the appliance's disk."""
-        await eventually(lambda: box.get("/api/v1/buffer"), lambda buffer: buffer["waiting"] == 0, within_s)
+    async def drained(self, box: EnrolledAppliance) -> None:
+        """Until nothing waits on the appliance's disk; what waits must become less as long as it takes."""
+
+        async def waiting() -> float:
+            return float((await box.get("/api/v1/buffer"))["waiting"])
+
+        fewest = math.inf
+        while fewest > 0:
+            fewest = await eventually(waiting, partial(operator.gt, fewest))
 
     def stored(self) -> Counter[tuple[str, str]]:
         """How often each reading, by device and ``msg_id``, is in Odoo."""
