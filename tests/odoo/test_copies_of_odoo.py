@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.odoo.cache import held, lock_file
 from tests.odoo.cluster import Cluster, programs
 from tests.odoo.databases import ADDONS, data_folder, drop, run_odoo
 from tests.odoo.plant import EnrolledAppliance, Plant, eventually, new_plant
@@ -63,11 +64,20 @@ async def test_a_staging_copy_at_the_same_address_is_sent_nothing_and_both_sides
 ) -> None:
     copy = f"{plant.database}_{secrets.token_hex(3)}"
     original = plant.server.database
+    # nobody who clears away what others left behind must take it
+    with held(copy):
+        await refused_by(plant, box, tmp_path, copy, original, neutralize=neutralize, why=why)
+    lock_file(copy).unlink()
+
+
+async def refused_by(
+    plant: Plant, box: EnrolledAppliance, folder: Path, copy: str, original: str, *, neutralize: bool, why: str
+) -> None:
     async with plant.devices(box, await plant.labels(f"copied-{why[:3]}", 3), rate=READINGS_PER_S) as devices:
         await eventually(lambda: box.get("/api/v1/ledger"), lambda ledger: ledger["total"]["stored"] > 0)
         await plant.kill()
         try:
-            await asyncio.to_thread(duplicate, plant, copy, tmp_path / "duplicate.log", neutralize=neutralize)
+            await asyncio.to_thread(duplicate, plant, copy, folder / "duplicate.log", neutralize=neutralize)
             in_copy = plant.cluster.sql("SELECT count(*) FROM iiot_telemetry", copy)
             plant.serve(copy)
             await plant.start()
