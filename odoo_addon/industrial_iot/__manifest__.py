@@ -33,7 +33,10 @@
         "views/menus.xml",
         "data/ir_cron_repeat.xml",
     ],
-    "assets": {"web.assets_backend": ["industrial_iot/static/src/**/*"]},
+    "assets": {
+        "web.assets_backend": ["industrial_iot/static/src/**/*"],
+        "web.assets_tests": ["industrial_iot/static/tests/tours/**/*"],
+    },
     "demo": ["demo/factory.xml"],
     "uninstall_hook": "uninstall_hook",
     "application": True,

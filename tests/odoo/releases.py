@@ -66,9 +66,11 @@ def requirements(major: int, source: Path | None) -> list[str]:
         return [line for line in lines if line and not line.startswith("#")] + addon_requirements()
     assert source
     lines = [re.sub(r"\s*#.*", "", line).strip() for line in (source / "requirements.txt").read_text().splitlines()]
-    # python-ldap and psycopg2 would have to be compiled; setuptools: gevent looks for pkg_resources in prefork mode.
+    # python-ldap and psycopg2 would have to be compiled; setuptools: gevent looks for pkg_resources in prefork mode;
+    # websocket-client: Odoo's tests steer their browser with it.
     lines = [line for line in lines if line and not line.startswith(("python-ldap", "psycopg2"))]
-    return [*lines, "psycopg2-binary==2.9.9", "setuptools==80.9.0", *addon_requirements()]
+    own = ["psycopg2-binary==2.9.9", "setuptools==80.9.0", "websocket-client==1.8.0"]
+    return [*lines, *own, *addon_requirements()]
 
 
 @cache

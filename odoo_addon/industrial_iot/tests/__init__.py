@@ -21,5 +21,6 @@ from . import (
     test_telemetry,
     test_telemetry_lib,
     test_telemetry_rule,
+    test_tours,
     test_update,
 )
