@@ -13,6 +13,7 @@ from tests.odoo.releases import Odoo
 from tests.odoo.scripts import add_modules, run_script
 
 DEVICES = 200
+DAYS = 90
 UNCHECKED = "SET session_replication_role = replica;"
 """Rows by the million are not checked against the devices they name: these are there."""
 
@@ -23,7 +24,7 @@ profile = env["iiot.device.profile"].create(
 )
 gateway = env["iiot.gateway"].create({"name": "Bench", "uid": gateway_uid})
 machines = env["bench.machine"].create([{"name": f"Machine {n}"} for n in range(devices)])
-env["iiot.device"].create(
+env["iiot.device"].with_context(tracking_disable=True).create(
     [
         {
             "name": f"Bench {n}", "device_id": f"bench-{n}", "serial_number": f"SN-BENCH-{n}",
@@ -92,26 +93,26 @@ class Setting(NamedTuple):
 
 
 @contextmanager
-def prepared(odoo: Odoo, cluster: Cluster, *, metrics: bool) -> Iterator[tuple[str, Setting]]:
-    """A database with 200 devices, each with a machine whose temperature the rule writes; its name and the key."""
+def prepared(odoo: Odoo, cluster: Cluster, *, metrics: bool, devices: int = DEVICES) -> Iterator[tuple[str, Setting]]:
+    """A database with devices, each with a machine whose temperature the rule writes; its name and the key."""
     with new_database(odoo, cluster) as database:
         add_modules(odoo, cluster, database, "iiot_bench")
         gateway = str(uuid.uuid4())
-        key = run_script(odoo, cluster, database, SET_UP, metrics=metrics, gateway_uid=gateway, devices=DEVICES)
+        key = run_script(odoo, cluster, database, SET_UP, metrics=metrics, gateway_uid=gateway, devices=devices)
         yield database, Setting(gateway, str(uuid.uuid4()), key)
 
 
-def fill_history(cluster: Cluster, database: str, rows: int) -> float:
-    """Readings of 90 days, in the order of time as they would have come; what a million takes, in 10⁶ bytes."""
+def fill_history(cluster: Cluster, database: str, rows: int, *, devices: int = DEVICES, days: int = DAYS) -> float:
+    """Readings of so many days, in the order of time as they would have come; what a million takes, in 10⁶ bytes."""
     before = _size(cluster, database)
     for first, last in _parts(rows):
         cluster.sql(
             f"""{UNCHECKED} INSERT INTO iiot_telemetry (device_id, company_id, at, received_at, payload)
-                SELECT d.ids[1 + i % {DEVICES}], d.company, t.at, t.at, jsonb_build_object(
+                SELECT d.ids[1 + i % {devices}], d.company, t.at, t.at, jsonb_build_object(
                     'temperature', round((20 + i % 997 / 10.0)::numeric, 1), 'pressure', round(1 + i % 89 / 100.0, 2),
                     'rpm', 1400 + i % 211, 'state', 'running')
                 FROM generate_series({first}::bigint, {last}) i,
-                    LATERAL (SELECT {_moment(rows)} AS at) t,
+                    LATERAL (SELECT {_moment(rows, days)} AS at) t,
                     (SELECT array_agg(id ORDER BY id) AS ids, min(company_id) AS company FROM iiot_device) d""",
             database,
         )
@@ -126,10 +127,10 @@ def _parts(rows: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + 1_000_000, rows) - 1
 
 
-def _moment(rows: int) -> str:
-    """Of row ``i``: from 90 days ago to an hour ago, evenly."""
-    step_us = 90 * 86_400 * 1_000_000 // rows
-    return f"now() AT TIME ZONE 'UTC' - interval '90 days 1 hour' + i * interval '{step_us} us'"
+def _moment(rows: int, days: int = DAYS) -> str:
+    """Of row ``i``: from so many days ago to an hour ago, evenly."""
+    step_us = days * 86_400 * 1_000_000 // rows
+    return f"now() AT TIME ZONE 'UTC' - interval '{days} days 1 hour' + i * interval '{step_us} us'"
 
 
 def _size(cluster: Cluster, database: str) -> int:
