@@ -25,6 +25,9 @@ from appliance.store.database import Database
 from appliance.store.peek import Peek
 from appliance.web.services import PageServices
 
+PAGE_LOADS_S = 2.0
+"""Before the restart after an enrolment: the browser still has to load the page that waits for it, with its script."""
+
 
 class PageParts:
     """Make it with :func:`build_pages`."""
@@ -70,6 +73,10 @@ async def build_pages(
         started_at=clock.monotonic(),
         versions=await asyncio.to_thread(versions),
     )
+
+    def restart_soon() -> None:
+        asyncio.get_running_loop().call_later(PAGE_LOADS_S, restart)
+
     services = PageServices(
         password=password,
         peek=Peek(database),
@@ -81,7 +88,7 @@ async def build_pages(
             api_keys=api_keys,
             api_url=f"{'https' if settings.http_use_tls else 'http'}://{identity.names[0]}:{ports.http}",
         ),
-        restart=restart,
+        restart=restart_soon,
     )
     return PageParts(services, trends)
 

@@ -67,8 +67,12 @@ class EnrolPage(Guarded):
         log.warning("the appliance was enrolled at %s, by %s; it restarts", done.base_url, session.who)
         answer = self.frame.html("enrolled.html", session, done=done, page="enrol")
         # after the answer has gone out: the browser shall know why the box is away for a moment
-        answer.background = BackgroundTask(self._services.pages.restart)
+        answer.background = BackgroundTask(self._restart)
         return answer
+
+    async def _restart(self) -> None:
+        # a coroutine: a plain function would be called by another thread than the loop's
+        self._services.pages.restart()
 
     def _form(self, session: Session, fields: Mapping[str, str], wrong: str) -> Response:
         return self.frame.html(
