@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from appliance.contract.times import Clock
-from appliance.logs import start_logging
+from appliance.logs import TALKATIVE, start_logging
 from appliance.parts.summary import Summary
 from appliance.store.buffer import Backlog
 from appliance.store.dead_letters import Stock
@@ -22,10 +22,11 @@ from appliance.web.metrics import Figures, StoreFigures
 @pytest.fixture
 def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, levels = root.handlers[:], {name: logging.getLogger(name).level for name in ("", *TALKATIVE)}
     yield io.StringIO()
     root.handlers[:] = handlers
-    root.setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def test_a_json_line_is_one_object_whatever_is_logged(stream: io.StringIO) -> None:
