@@ -228,7 +228,7 @@ MUTANTS = [
     Mutant(
         "a file from a newer version is taken",
         "connection.py",
-        {"    if newer:\n": "    if False:\n"},
+        {"    elif newer:\n": "    elif False:\n"},
         ("test_schema.py", "newer_version"),
     ),
     Mutant(
