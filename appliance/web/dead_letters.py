@@ -183,9 +183,9 @@ def _rest(changed: Changed) -> dict[str, Any]:
     return {"next": changed.next, "up_to": changed.up_to}
 
 
-def _encode(letter: DeadLetter) -> bytes:
-    """As JSON; the payload is JSON already and spliced in."""
-    head = {
+def fields_of(letter: DeadLetter) -> dict[str, Any]:
+    """What is told of one beside its payload; times as on the wire."""
+    return {
         "id": letter.id,
         "seq": letter.seq,
         "device": letter.device,
@@ -199,6 +199,11 @@ def _encode(letter: DeadLetter) -> bytes:
         "retryable": bool(letter.retryable),
         "payload_bytes": letter.payload_bytes,
     }
+
+
+def _encode(letter: DeadLetter) -> bytes:
+    """As JSON; the payload is JSON already and spliced in."""
+    head = to_json(fields_of(letter))
     if letter.payload is None:
-        return to_json(head)
-    return to_json(head)[:-1] + b',"payload":' + letter.payload + b"}"
+        return head
+    return head[:-1] + b',"payload":' + letter.payload + b"}"

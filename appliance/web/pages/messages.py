@@ -13,11 +13,18 @@ from starlette.responses import Response, StreamingResponse
 from appliance.contract.odoo import Kind, kind_name
 from appliance.contract.times import rfc3339, time_of
 from appliance.errors import RequestError
-from appliance.store.dead_letters import DeadLetter
 from appliance.store.parked import MOST_PARKED
 from appliance.web.auth import while_valid
 from appliance.web.bodies import parse
-from appliance.web.dead_letters import MOST_AT_ONCE, NDJSON, DeadLetterRoutes, LettersFilter, LettersOrder, letter_id
+from appliance.web.dead_letters import (
+    MOST_AT_ONCE,
+    NDJSON,
+    DeadLetterRoutes,
+    LettersFilter,
+    LettersOrder,
+    fields_of,
+    letter_id,
+)
 from appliance.web.pages.access import Guarded, PageAccess, change, page
 from appliance.web.pages.frame import HTML, Frame
 from appliance.web.pages.payloads import indented, readable
@@ -57,7 +64,7 @@ class MessagePages(Guarded):
             waiting=[_line(each) for each in await services.pages.peek.waiting(limit=WAITING_SHOWN)],
             waiting_total=services.backlog().waiting,
             waiting_kinds=kinds.waiting,
-            letters=[_letter(each) for each in found.letters],
+            letters=[fields_of(each) for each in found.letters],
             stock=await services.dead_letters.stock(),
             most=MOST_PARKED,
             codes=kinds.parked or {},
@@ -75,7 +82,7 @@ class MessagePages(Guarded):
         """One parked message with its whole payload."""
         letter = await self._services.dead_letters.get(letter_id(request))
         payload = indented(letter.payload or b"")
-        return self.frame.html("message.html", session, letter=_letter(letter), payload=payload, page="messages")
+        return self.frame.html("message.html", session, letter=fields_of(letter), payload=payload, page="messages")
 
     @describes(
         answers={200: Media(NDJSON, {"$ref": "#/components/schemas/Letter"}), 303: None, 422: HTML},
@@ -161,20 +168,4 @@ def _line(seen: Any) -> dict[str, Any]:
         "at": rfc3339(time_of(seen.at_ms, seen.received_at_ms, seen.flags)),
         "received_at": rfc3339(seen.received_at_ms),
         "payload": readable(seen.payload, seen.payload_bytes),
-    }
-
-
-def _letter(letter: DeadLetter) -> dict[str, Any]:
-    return {
-        "id": letter.id,
-        "device": letter.device,
-        "kind": kind_name(letter.kind),
-        "at": rfc3339(time_of(letter.at_ms, letter.received_at_ms, letter.flags)),
-        "received_at": rfc3339(letter.received_at_ms),
-        "parked_at": rfc3339(letter.parked_at_ms),
-        "code": letter.code,
-        "message": letter.message,
-        "messages": letter.messages,
-        "retryable": bool(letter.retryable),
-        "payload_bytes": letter.payload_bytes,
     }
