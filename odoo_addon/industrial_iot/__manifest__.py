@@ -40,5 +40,4 @@
     "demo": ["demo/factory.xml"],
     "uninstall_hook": "uninstall_hook",
     "application": True,
-    "installable": True,
 }

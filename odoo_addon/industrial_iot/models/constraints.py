@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from odoo import models
+from odoo.tools import SQL
 
 
 def declare(body: dict[str, Any], **constraints: tuple[str, str]) -> None:
@@ -24,5 +25,12 @@ def ensure_index(model: models.BaseModel, name: str, definition: str, *, unique:
 
     A changed definition needs another name: what exists under the name stays.
     """
-    kind = "UNIQUE INDEX" if unique else "INDEX"
-    model.env.cr.execute(f"CREATE {kind} IF NOT EXISTS {model._table}_{name} ON {model._table} {definition}")
+    model.env.cr.execute(
+        SQL(
+            "CREATE %s IF NOT EXISTS %s ON %s %s",
+            SQL("UNIQUE INDEX" if unique else "INDEX"),
+            SQL.identifier(f"{model._table}_{name}"),
+            SQL.identifier(model._table),
+            SQL(definition),
+        )
+    )

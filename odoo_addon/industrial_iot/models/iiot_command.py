@@ -81,7 +81,7 @@ class IiotCommand(models.Model):
     history = fields.Json("History (JSON)", readonly=True)
     history_text = fields.Text("History", compute="_compute_history_text")
     problem = fields.Char("Push Problem", readonly=True, help="Why it could not be handed to the appliance directly.")
-    retry_of_id = fields.Many2one("iiot.command", "Retry Of", readonly=True, index="btree_not_null")
+    retry_of_id = fields.Many2one("iiot.command", readonly=True, index="btree_not_null")
     retry_ids = fields.One2many("iiot.command", "retry_of_id", "Retries")
 
     concluded = fields.Boolean(readonly=True, help="Odoo ended it by itself; any news overrules that.")

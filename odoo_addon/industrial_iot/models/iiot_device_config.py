@@ -47,6 +47,11 @@ class IiotDevice(models.Model):
         self.invalidate_recordset(["config_version"])
         self._note_change()
 
+    @api.model
+    def _count_all_up(self):
+        """All devices that an appliance may know; the others are told when they are paired."""
+        self.sudo().search(["|", ("paired_at", "!=", False), ("revoked_at", "!=", False)])._count_config_up()
+
 
 class IiotGateway(models.Model):
     _inherit = "iiot.gateway"
@@ -86,7 +91,7 @@ class IrConfigParameter(models.Model):
         told = bool(self._tells_devices())
         done = super().unlink()
         if told:
-            self.env["iiot.device"].sudo().search([])._count_config_up()
+            self.env["iiot.device"]._count_all_up()
         return done
 
     def _tells_devices(self):
@@ -94,7 +99,7 @@ class IrConfigParameter(models.Model):
 
     def _tell_devices(self, *, known: bool = False):
         if known or self._tells_devices():
-            self.env["iiot.device"].sudo().search([])._count_config_up()
+            self.env["iiot.device"]._count_all_up()
 
 
 def _port(text: str | bool | None) -> int | None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from odoo import _, api, fields, models
+from odoo.tools import SQL
 
 from ..lib.message import Message
 from ..lib.times import AHEAD_TOLERANCE, parse_rfc3339
@@ -85,25 +86,31 @@ class IiotDevice(models.Model):
     def _cron_connection(self):
         """Of the devices of silent gateways nothing is known until these speak again."""
         since = fields.Datetime.now() - SILENT_AFTER
-        gateways = self.env["iiot.gateway"].with_context(active_test=False).search([])
-        silent = gateways.filtered(lambda gateway: not gateway.last_contact or gateway.last_contact < since)
-        self._set_status(silent, "'unknown'", "s.connection_status != 'unknown'")
+        domain = ["|", ("last_contact", "=", False), ("last_contact", "<", since)]
+        silent = self.env["iiot.gateway"].with_context(active_test=False).search(domain)
+        self._set_status(silent, SQL("'unknown'"), SQL("s.connection_status != 'unknown'"))
 
     @api.model
     def _note_gateway_heard(self, gateway):
         """The gateway speaks, and has told all it had to tell of connections: what it told counts again."""
         self._set_status(
-            gateway, "s.reported_status", "s.connection_status = 'unknown' AND s.reported_status != 'unknown'"
+            gateway,
+            SQL("s.reported_status"),
+            SQL("s.connection_status = 'unknown' AND s.reported_status != 'unknown'"),
         )
 
-    def _set_status(self, gateways, value: str, condition: str):
+    def _set_status(self, gateways, value: SQL, condition: SQL):
         if not gateways:
             return
         self.env["iiot.device.state"].flush_model(["connection_status", "reported_status"])
         self.env.cr.execute(
-            f"UPDATE iiot_device_state s SET connection_status = {value} FROM iiot_device d "
-            f"WHERE d.state_id = s.id AND d.gateway_id IN %s AND {condition}",
-            (tuple(gateways.ids),),
+            SQL(
+                "UPDATE iiot_device_state s SET connection_status = %s FROM iiot_device d "
+                "WHERE d.state_id = s.id AND d.gateway_id IN %s AND %s",
+                value,
+                tuple(gateways.ids),
+                condition,
+            )
         )
         if self.env.cr.rowcount:
             self.env["iiot.device.state"].invalidate_model()
@@ -157,10 +164,11 @@ class IiotGateway(models.Model):
         now = fields.Datetime.now()
         if not self.last_contact or self.last_contact < now - SILENT_AFTER:
             self.report_id.contact_since = now
-        super()._note_report(asked, **values)
+        noted = super()._note_report(asked, **values)
         # one that comes back may have to tell first who left while it was away
         if not self.waiting or not self.contact_since or self.contact_since <= now - CAUGHT_UP_AFTER:
             self.env["iiot.device"]._note_gateway_heard(self)
+        return noted
 
 
 def _is_presence(message: Message) -> bool:

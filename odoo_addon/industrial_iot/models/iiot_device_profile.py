@@ -133,7 +133,8 @@ class IiotDeviceProfile(models.Model):
 
     @api.constrains("local_publish", "local_subscribe", *TOPIC_FIELDS)
     def _check_local_topics(self):
-        others = self.env["iiot.device.profile"].sudo().with_context(active_test=False).search([])
+        others = self.sudo().with_context(active_test=False).search([("id", "not in", self.ids)])
+        every = others | self.sudo()
         for profile in self:
             for field in ("local_publish", "local_subscribe"):
                 filters = _lines(profile[field])
@@ -156,8 +157,8 @@ class IiotDeviceProfile(models.Model):
                                 reason=reason,
                             )
                         )
-            profile._check_overlaps(others | profile)
-            for other in others - profile:
+            profile._check_overlaps(every)
+            for other in every - profile:
                 other._check_overlaps(profile)
 
     def _check_overlaps(self, profiles):

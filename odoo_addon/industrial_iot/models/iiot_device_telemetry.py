@@ -152,6 +152,6 @@ class IiotDeviceState(models.Model):
     _inherit = "iiot.device.state"
 
     def init(self):
-        super().init()
         # what orders readings of the same time; 64 bits, which no field has
         self.env.cr.execute("ALTER TABLE iiot_device_state ADD COLUMN IF NOT EXISTS last_telemetry_seq bigint")
+        return super().init()

@@ -1,6 +1,7 @@
 from typing import Any
 
 from odoo import api, models
+from odoo.tools import SQL
 
 from ..lib.batch import Told
 from ..lib.sync import MAX_STARTS, StartReport
@@ -41,9 +42,9 @@ class IiotGatewayEpoch(models.AbstractModel):
     def _forget(self, gateways) -> None:
         """Everything of gateways that are deleted."""
         cr, ids = self.env.cr, tuple(gateways.ids) or (0,)
-        of_epochs = "WHERE epoch_id IN (SELECT id FROM iiot_gateway_epoch WHERE gateway_id IN %s)"
-        cr.execute(f"DELETE FROM iiot_receipt {of_epochs}", (ids,))
-        cr.execute(f"DELETE FROM iiot_gateway_start {of_epochs}", (ids,))
+        epochs = SQL("(SELECT id FROM iiot_gateway_epoch WHERE gateway_id IN %s)", ids)
+        cr.execute(SQL("DELETE FROM iiot_receipt WHERE epoch_id IN %s", epochs))
+        cr.execute(SQL("DELETE FROM iiot_gateway_start WHERE epoch_id IN %s", epochs))
         cr.execute("DELETE FROM iiot_gateway_epoch WHERE gateway_id IN %s", (ids,))
 
     @api.model
@@ -110,8 +111,8 @@ class IiotGatewayEpoch(models.AbstractModel):
     @api.model
     def _take_part(self, *, alone: bool = False) -> None:
         """Hold the lock that writing receipts takes, or one that keeps all others from writing any."""
-        mode = "EXCLUSIVE" if alone else "ROW EXCLUSIVE"
-        self.env.cr.execute(f"LOCK TABLE iiot_receipt IN {mode} MODE")
+        mode = SQL("EXCLUSIVE" if alone else "ROW EXCLUSIVE")
+        self.env.cr.execute(SQL("LOCK TABLE iiot_receipt IN %s MODE", mode))
 
     @api.model
     def _take_receipts_back(self, epoch_id: int, seqs: list[int]) -> None:

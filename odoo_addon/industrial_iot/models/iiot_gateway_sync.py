@@ -104,7 +104,11 @@ class IiotGateway(models.Model):
             gateway.activity_schedule(
                 "mail.mail_activity_data_warning",
                 summary=_("Gateway silent"),
-                note=_("%s has not been heard of for %s minutes.", gateway.name, gateway.silence_limit_min),
+                note=_(
+                    "%(gateway)s has not been heard of for %(minutes)s minutes.",
+                    gateway=gateway.name,
+                    minutes=gateway.silence_limit_min,
+                ),
                 user_id=(gateway.user_id or self.env.user).id,
             )
 

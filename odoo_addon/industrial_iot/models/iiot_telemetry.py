@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from odoo import api, fields, models
+from odoo.tools import SQL
 from psycopg2.extras import execute_values
 
 from ..lib.message import Message
@@ -44,8 +45,8 @@ class IiotTelemetry(models.Model):
         query = "SELECT data_type FROM information_schema.columns WHERE table_name = %s AND column_name = 'id'"
         self.env.cr.execute(query, (table,))
         if self.env.cr.fetchone() == ("integer",):
-            self.env.cr.execute(f"ALTER TABLE {table} ALTER COLUMN id TYPE bigint")
-            self.env.cr.execute(f"ALTER SEQUENCE {table}_id_seq AS bigint")
+            self.env.cr.execute(SQL("ALTER TABLE %s ALTER COLUMN id TYPE bigint", SQL.identifier(table)))
+            self.env.cr.execute(SQL("ALTER SEQUENCE %s AS bigint", SQL.identifier(f"{table}_id_seq")))
 
     @api.depends("payload")
     def _compute_payload_text(self):
@@ -94,15 +95,15 @@ class IiotTelemetry(models.Model):
         """
         began_at = utc_now()
         removed = 0
-        profiles = self.env["iiot.device.profile"].sudo().with_context(active_test=False).search([])
-        for profile in profiles:
+        limited = ["|", ("history_days", ">", 0), ("rollup_days", ">", 0)]
+        for profile in self.env["iiot.device.profile"].sudo().with_context(active_test=False).search(limited):
             for table, column, days in profile._kept_days():
                 if not days:
                     continue
                 while chunk := self._remove_chunk(table, column, profile.id, began_at - timedelta(days=days)):
                     removed += chunk
                     if commit:
-                        self.env.cr.commit()  # pylint: disable=invalid-commit
+                        self.env.cr.commit()  # pylint: disable=invalid-commit  # see REMOVED_AT_ONCE
                     if utc_now() - began_at > timedelta(seconds=REMOVAL_TAKES_S):
                         self.env.ref("industrial_iot.cron_remove_telemetry")._trigger()
                         return removed
@@ -110,12 +111,19 @@ class IiotTelemetry(models.Model):
 
     def _remove_chunk(self, table: str, column: str, profile_id: int, before: datetime) -> int:
         self.env.cr.execute(
-            f"""DELETE FROM {table} WHERE id = ANY(ARRAY(
+            SQL(
+                """DELETE FROM %(table)s WHERE id = ANY(ARRAY(
                 SELECT old.id FROM iiot_device d
                 CROSS JOIN LATERAL
-                    (SELECT t.id FROM {table} t WHERE t.device_id = d.id AND t.{column} < %s LIMIT %s) old
-                WHERE d.profile_id = %s LIMIT %s))""",
-            (before, REMOVED_AT_ONCE, profile_id, REMOVED_AT_ONCE),
+                    (SELECT t.id FROM %(table)s t WHERE t.device_id = d.id AND t.%(column)s < %(before)s
+                     LIMIT %(most)s) old
+                WHERE d.profile_id = %(profile)s LIMIT %(most)s))""",
+                table=SQL.identifier(table),
+                column=SQL.identifier(column),
+                before=before,
+                profile=profile_id,
+                most=REMOVED_AT_ONCE,
+            )
         )
         return self.env.cr.rowcount
 

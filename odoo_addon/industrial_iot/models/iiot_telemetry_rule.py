@@ -44,7 +44,7 @@ class IiotTelemetryRule(models.Model):
         help="What kind of record is written.",
     )  # fmt: skip
     target_field_id = fields.Many2one(
-        "ir.model.fields", "Target Field", required=True, ondelete="cascade",
+        "ir.model.fields", required=True, ondelete="cascade",
         domain="[('model_id', '=', target_model_id), ('readonly', '=', False)]",
     )  # fmt: skip
     target_model = fields.Char(related="target_model_id.model", string="Target Model Name")
@@ -68,7 +68,7 @@ class IiotTelemetryRule(models.Model):
         "Only When Changed", default=True, help="Nothing is written where the field has the value already."
     )
     author_id = fields.Many2one(
-        "res.users", "Author", readonly=True, copy=False, ondelete="restrict",
+        "res.users", readonly=True, copy=False, ondelete="restrict",
         help="Who edited this rule last. It writes with this user's rights.",
     )  # fmt: skip
     paused_because = fields.Char("Paused", readonly=True, copy=False, help="Why the rule does not run. Save it anew.")

@@ -1,4 +1,5 @@
 from odoo import fields, models
+from odoo.tools import SQL
 
 from .constraints import ensure_index
 from .plain_link import PlainMany2one
@@ -21,7 +22,8 @@ class IiotTelemetryRuleApplied(models.Model):
     last_error_at = fields.Datetime(readonly=True)
 
     def init(self):
-        super().init()
         # what orders readings of the same time; 64 bits, which no field has
-        self.env.cr.execute(f"ALTER TABLE {self._table} ADD COLUMN IF NOT EXISTS seq bigint")
+        table = SQL.identifier(self._table)
+        self.env.cr.execute(SQL("ALTER TABLE %s ADD COLUMN IF NOT EXISTS seq bigint", table))
         ensure_index(self, "rule_device", "(rule_id, device_id)", unique=True)
+        return super().init()

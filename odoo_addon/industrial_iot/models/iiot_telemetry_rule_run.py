@@ -63,7 +63,7 @@ class IiotTelemetryRule(models.Model):
                 changes += _changes(rule, device, readings, outcome)
         for change in targets.find(changes, outcome):
             targets.add(change)
-        targets.write(outcome)
+        targets.write_kept(outcome)
         self._note(outcome)
 
     def _runnable(self, plans) -> dict[int, str]:

@@ -184,7 +184,7 @@ class Targets:
         return tuple(ids)
 
     def add(self, change: Change) -> None:
-        """Keep a change for :meth:`write`; of two for the same field the newer one wins, then the later rule."""
+        """Keep a change for :meth:`write_kept`; of two for the same field the newer one wins, then the later rule."""
         records = self._values.setdefault(change.place, {})
         for id_ in change.ids:
             fields = records.setdefault(id_, {})
@@ -192,7 +192,7 @@ class Targets:
             if before is None or change.rule.id != before.rule.id or change.mark >= before.mark:
                 fields[change.rule.field] = change
 
-    def write(self, outcome: Any) -> None:
+    def write_kept(self, outcome: Any) -> None:
         """Write what was kept: all records of an author and model at once, one by one where that fails."""
         for (author, company, model), wanted in self._values.items():
             records = self.env_of(author, company)[model].browse(sorted(wanted)).exists()

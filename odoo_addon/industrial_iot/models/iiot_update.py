@@ -75,7 +75,7 @@ class IiotUpdate(models.Model):
     )
     history = fields.Json("History (JSON)", readonly=True, copy=False)
     history_text = fields.Text("History", compute="_compute_history_text")
-    retry_of_id = fields.Many2one("iiot.update", "Retry Of", readonly=True, copy=False, index="btree_not_null")
+    retry_of_id = fields.Many2one("iiot.update", readonly=True, copy=False, index="btree_not_null")
     rollback_of_id = fields.Many2one("iiot.update", "Undoes", readonly=True, copy=False, index="btree_not_null")
 
     from_device = fields.Boolean(readonly=True, copy=False)

@@ -31,7 +31,7 @@ class ResConfigSettings(models.TransientModel):
         }
 
     def set_values(self):
-        super().set_values()
+        done = super().set_values()
         if not 0 < self.iiot_mqtt_port < 65536:
             raise ValidationError(_("A port is a number from 1 to 65535."))
         parameters = self.env["ir.config_parameter"].sudo()
@@ -42,3 +42,4 @@ class ResConfigSettings(models.TransientModel):
         for key, value in ((PORT, str(self.iiot_mqtt_port)), (TLS, str(self.iiot_mqtt_use_tls))):
             if parameters.get_param(key) != value:
                 parameters.set_param(key, value)
+        return done
