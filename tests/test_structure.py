@@ -108,6 +108,7 @@ USED_OTHERWISE = {
     "pytest-xdist": ("install.sh", "pytest -n"),
     "ruff": ("install.sh", 'bin/ruff" check'),
     "mypy": ("install.sh", 'bin/mypy"'),
+    "pylint-odoo": ("pyproject.toml", 'load-plugins = ["pylint_odoo"]'),
 }
 """Tools and plug-ins: nothing imports them, but this text in that file uses them."""
 

@@ -1,0 +1,70 @@
+"""The add-on by the rules of the Odoo community, as pylint-odoo knows them; ``pyproject.toml`` says which hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+ADDON = ROOT / "odoo_addon/industrial_iot"
+SWITCHED_OFF = re.compile(r"# pylint: disable=[\w,-]+(?P<reason>.*)")
+
+MANIFEST = """{
+    "name": "Careless",
+    "version": "next",
+    "license": "LGPL-3",
+    "author": "Somebody",
+    "installable": True,
+}
+"""
+MODEL = """from odoo import _, models
+from odoo.exceptions import UserError
+
+
+class Careless(models.Model):
+    _name = "careless"
+
+    def write(self, vals):
+        self.env.cr.execute(f"DELETE FROM {vals}")
+        self.env.cr.commit()
+        self.search([]).unlink()
+        if not vals:
+            raise UserError("not translated")
+        raise UserError(_("%s has %s", 1, 2))
+
+    def unlink(self):
+        super().unlink()
+"""
+FOUND = {
+    *("manifest-version-format", "manifest-required-author", "manifest-superfluous-key", "missing-readme"),
+    *("method-required-super", "sql-injection", "invalid-commit", "no-search-all", "translation-required"),
+    *("translation-positional-used", "missing-return"),
+}
+
+
+def pylint(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pylint", "--rcfile", str(ROOT / "pyproject.toml"), "--score=no", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_the_addon_keeps_the_rules_of_the_odoo_community() -> None:
+    done = pylint(ADDON)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_rules_are_really_looked_at(tmp_path: Path) -> None:
+    addon = tmp_path / "careless"
+    addon.mkdir()
+    (addon / "__manifest__.py").write_text(MANIFEST)
+    (addon / "__init__.py").write_text("from . import careless\n")
+    (addon / "careless.py").write_text(MODEL)
+    assert set(re.findall(r"\(([\w-]+)\)$", pylint(addon).stdout, re.MULTILINE)) == FOUND
+
+
+def test_a_check_that_is_switched_off_has_its_reason_beside_it() -> None:
+    places = [match for path in ADDON.rglob("*.py") for match in SWITCHED_OFF.finditer(path.read_text())]
+    assert places
+    assert [place.group() for place in places if not re.match(r"  # \w", place["reason"])] == []
