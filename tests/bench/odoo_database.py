@@ -44,6 +44,12 @@ key = env["iiot.gateway.key"]._make(gateway, "bench")
 env.cr.commit()
 answer(key)
 """
+COUNT_DAYS = """
+env["res.company"].search([]).write({"iiot_days_tz": False})
+env["iiot.telemetry.day"]._count_anew()
+env.cr.commit()
+answer(None)
+"""
 VIEWS = """
 import time
 from datetime import datetime, timedelta
@@ -51,13 +57,14 @@ env = env(user=env.ref("base.user_admin").id, context={"allowed_company_ids": [e
 device = env["iiot.device"].search([], limit=1, order="id desc")
 now = datetime.now()
 week, day = ["at", ">=", str(now - timedelta(days=7))], ["at", ">=", str(now - timedelta(days=1))]
+days_of_week = ("day", ">", str((now - timedelta(days=7)).date()))
 spec = {"at": {}, "device_id": {"fields": {"display_name": {}}}, "payload_text": {}}
 temperature = [("device_id", "=", device.id), ("metric", "=", "temperature")]
 def listed(domain):
     return env["iiot.telemetry"].web_search_read(domain, spec, limit=80, count_limit=10001)
 def grouped(model, domain, groups, aggregates):
     return env[model]._read_group(domain, groups, aggregates)
-values, hours = "iiot.telemetry.value", "iiot.telemetry.hour"
+values, days = "iiot.telemetry.value", "iiot.telemetry.day"
 figures = ["average:avg", "minimum:min", "maximum:max"]
 CASES = {
     "list of all readings, first page": lambda: listed([]),
@@ -66,9 +73,9 @@ CASES = {
     "chart of a device's values, a day": lambda: grouped(values, [*temperature, day], ["at:hour"], ["value:avg"]),
     "chart of a device's values, a week": lambda: grouped(values, [*temperature, week], ["at:hour"], ["value:avg"]),
     "graph of all devices by day, a week": lambda: grouped(
-        hours, [("hour", ">=", week[2])], ["hour:day", "metric"], figures[:1]),
-    "pivot of all devices, a week": lambda: grouped(hours, [("hour", ">=", week[2])], ["device_id", "metric"], figures),
-    "graph of all devices by day, all time": lambda: grouped(hours, [], ["hour:day", "metric"], figures[:1]),
+        days, [days_of_week], ["day:day", "metric"], figures[:1]),
+    "pivot of all devices, a week": lambda: grouped(days, [days_of_week], ["device_id", "metric"], figures),
+    "graph of all devices by day, all time": lambda: grouped(days, [], ["day:day", "metric"], figures[:1]),
 }
 times = {}
 for name, case in CASES.items():
@@ -119,6 +126,11 @@ def fill_history(cluster: Cluster, database: str, rows: int, *, devices: int = D
     grown = _size(cluster, database) - before
     cluster.sql("VACUUM ANALYZE iiot_telemetry", database)
     return grown / rows
+
+
+def count_days(odoo: Odoo, cluster: Cluster, database: str) -> None:
+    """Values by day out of those by hour, in the way of the add-on after a change of the time zone."""
+    run_script(odoo, cluster, database, COUNT_DAYS)
 
 
 def _parts(rows: int) -> Iterator[tuple[int, int]]:
@@ -178,5 +190,6 @@ def time_views(odoo: Odoo, cluster: Cluster, rows: int) -> dict[str, float]:
                                          now() AT TIME ZONE 'UTC', interval '1 hour') hour""",
                 database,
             )
+        count_days(odoo, cluster, database)
         found: dict[str, float] = run_script(odoo, cluster, database, VIEWS)
         return found

@@ -63,6 +63,9 @@ def test_every_menu_and_view_opens_and_every_page_of_a_form(web: WebClient, size
         if action["type"] != "ir.actions.act_window":
             with walk.at(name):
                 web.do(action["id"])
+            for other in range(1, len(web.seen(".o_switch_view"))):  # where it led to a window with several views
+                with walk.at(f"{name} view {other}"):
+                    web.press(web.seen(".o_switch_view")[other])
             continue
         for view in views(action):
             with walk.at(f"{name} {view}"):

@@ -1,5 +1,5 @@
 # Odoo must know what others inherit from before them
-from . import iiot_device_state, iiot_gateway_report  # isort: skip
+from . import iiot_device_state, iiot_gateway_report, iiot_telemetry_figures  # isort: skip
 from . import (
     iiot_device,
     iiot_device_change,
@@ -14,6 +14,7 @@ from . import (
     iiot_gateway_sync,
     iiot_inbox,
     iiot_telemetry,
+    iiot_telemetry_day,
     iiot_telemetry_hour,
     iiot_telemetry_rule,
     iiot_telemetry_rule_applied,
@@ -23,6 +24,7 @@ from . import (
     ir_cron,
     ir_rule,
     ir_ui_view,
+    res_company,
     res_config_settings,
     res_groups,
 )

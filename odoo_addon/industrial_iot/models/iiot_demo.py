@@ -16,6 +16,9 @@ from ..lib.times import rfc3339
 
 DAYS = 3
 EVERY_MIN = 10
+DAYS_BEFORE = 27
+EVERY_MIN_BEFORE = 60
+"""The days before those have fewer readings: they are there for the history by day."""
 BATCH = 500
 TEMPERATURE = "x_iiot_temperature"
 KINDS = {
@@ -153,8 +156,9 @@ class IiotDemo(models.AbstractModel):
             if device.device_id == UNPAIRED:
                 continue
             until = now - timedelta(minutes=OFFLINE_MIN if device.device_id == OFFLINE else 0)
-            count = DAYS * 1440 // EVERY_MIN
-            messages += [self._message(device, until - timedelta(minutes=EVERY_MIN * back)) for back in range(count)]
+            minutes = [EVERY_MIN * back for back in range(DAYS * 1440 // EVERY_MIN)]
+            before = range(DAYS * 1440, (DAYS + DAYS_BEFORE) * 1440, EVERY_MIN_BEFORE)
+            messages += [self._message(device, until - timedelta(minutes=back)) for back in (*minutes, *before)]
         messages.sort(key=lambda message: message.at)
         for start in range(0, len(messages), BATCH):
             self.env["iiot.telemetry"]._take(messages[start : start + BATCH])

@@ -11,7 +11,9 @@ class IiotDeviceProfile(models.Model):
 
     rule_ids = fields.One2many("iiot.telemetry.rule", "profile_id", "Telemetry Rules")
     rollup_days = fields.Integer(
-        "Keep Hourly Values (days)", default=1825, help="Minimum, maximum and average of each hour. 0: for ever."
+        "Keep Hourly Values (days)",
+        default=1825,
+        help="Minimum, maximum and average of each hour and day. 0: for ever.",
     )
 
     @api.constrains("metrics")
@@ -41,6 +43,7 @@ class IiotDeviceProfile(models.Model):
             ("iiot_telemetry", "at", self.history_days),
             ("iiot_telemetry_value", "at", self.history_days),
             ("iiot_telemetry_hour", "hour", self.rollup_days),
+            ("iiot_telemetry_day", "day", self.rollup_days),
         ]
 
     def write(self, vals):

@@ -212,7 +212,10 @@ class IiotDevice(models.Model):
         return {
             **self.env["ir.actions.act_window"]._for_xml_id("industrial_iot.iiot_telemetry_hour_action"),
             "domain": [("device_id", "=", self.id)],
-            "context": self.env["iiot.telemetry.hour"]._context_of(self.profile_id),
+            "context": {
+                **self.env["iiot.telemetry.hour"]._context_of(self.profile_id),
+                "pivot_row_groupby": ["hour:day"],
+            },
         }
 
     def action_open_business_record(self):

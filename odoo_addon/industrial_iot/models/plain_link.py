@@ -12,6 +12,6 @@ class PlainMany2one(fields.Many2one):
         """None is made."""
 
 
-def summed_up_by(function: str) -> dict[str, str]:
-    """The attribute of a field by which groups of it are summed up, in the word of each series."""
+def summed_up_by(function: str | None) -> dict[str, str | None]:
+    """The attribute of a field by which groups of it are summed up, in the word of each series; None: not at all."""
     return {"aggregator" if release.version_info[:2] >= (18, 0) else "group_operator": function}

@@ -7,7 +7,7 @@ DEFAULT_PORT = 8883
 
 
 class ResConfigSettings(models.TransientModel):
-    """What devices are told of the broker where their gateway has no address of its own in Odoo.
+    """What devices are told of the broker where their gateway has no address of its own; where machines stand.
 
     The parameters are texts, ``True`` and ``False`` among them; Odoo's own way for a checkbox would delete the row when
     it is unticked, and then nobody would know whether encryption is off or was never set.
@@ -18,6 +18,7 @@ class ResConfigSettings(models.TransientModel):
     iiot_mqtt_host = fields.Char("MQTT Host")
     iiot_mqtt_port = fields.Integer("MQTT Port")
     iiot_mqtt_use_tls = fields.Boolean("MQTT over TLS")
+    iiot_tz = fields.Selection(related="company_id.iiot_tz", readonly=False)
 
     @api.model
     def get_values(self):

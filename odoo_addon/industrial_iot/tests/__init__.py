@@ -19,6 +19,7 @@ from . import (
     test_screen_device,
     test_settings,
     test_telemetry,
+    test_telemetry_day,
     test_telemetry_lib,
     test_telemetry_rule,
     test_tours,

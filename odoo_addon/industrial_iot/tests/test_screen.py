@@ -220,11 +220,22 @@ class TestDemonstration(DeviceCase):
 
 class TestHistory(TelemetryCase):
     def test_the_history_opens_with_one_value_because_units_differ(self):
-        self.env["iiot.telemetry.hour"].search([]).unlink()
+        self.env["iiot.telemetry.day"].search([]).unlink()
         user = self.user_in("iiot-history", "industrial_iot.group_iiot_user")
         hours = self.env["iiot.telemetry.hour"].with_user(user)
-        self.assertNotIn("search_default_metric", hours.action_open_history()["context"])
+        days = self.env["iiot.telemetry.day"].with_user(user)
+        self.assertNotIn("search_default_metric", days.action_open_history()["context"])
         self.take(self.message({"temperature": 7, "motor": {"rpm": 9}}))
-        self.assertEqual(hours.action_open_history()["context"]["search_default_metric"], "temperature")
+        self.assertEqual(days.action_open_history()["context"]["search_default_metric"], "temperature")
         action = self.device.with_user(user).action_open_chart()
         self.assertEqual(sorted(hours.search(action["domain"]).mapped("metric")), ["$.motor.rpm", "temperature"])
+
+    def test_the_table_has_a_line_for_each_device_only_where_they_are_few(self):
+        def rows():
+            return self.env["iiot.telemetry.day"].action_open_history()["context"]["pivot_row_groupby"]
+
+        devices = self.env["iiot.device"].search_count([])
+        with patch("odoo.addons.industrial_iot.models.iiot_telemetry_day.FEW_DEVICES", devices):
+            self.assertEqual(rows(), ["device_id"])
+        with patch("odoo.addons.industrial_iot.models.iiot_telemetry_day.FEW_DEVICES", devices - 1):
+            self.assertEqual(rows(), ["day:day"])

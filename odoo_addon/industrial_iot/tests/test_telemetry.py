@@ -30,7 +30,8 @@ class TestTelemetry(TelemetryCase):
         self.take(self.message({"temperature": 5}))
         self.assertFalse(self.rows())
         self.assertFalse(self.env["iiot.telemetry.value"].search([("device_id", "=", self.device.id)]))
-        self.assertEqual(self.env["iiot.telemetry.hour"].search([("device_id", "=", self.device.id)]).total, 5)
+        for model in ("iiot.telemetry.hour", "iiot.telemetry.day"):
+            self.assertEqual(self.env[model].search([("device_id", "=", self.device.id)]).total, 5)
 
     def test_what_jsonb_cannot_hold_is_refused(self):
         for payload in ("a\0b", {"a\0": 1}, [{"x": "\ud800"}], float("inf"), {"x": [float("-inf")]}, "\udfff"):
@@ -149,11 +150,12 @@ class TestRemoval(TelemetryCase):
         for days in (5, 20, 40):
             self.take(self.message({"temperature": days}, at=now - timedelta(days=days)))
         with patch("odoo.addons.industrial_iot.models.iiot_telemetry.REMOVED_AT_ONCE", 1), self.no_commit():
-            self.assertEqual(self.telemetry._remove_old(), 5)
+            self.assertEqual(self.telemetry._remove_old(), 6)
         mine = [("device_id", "=", self.device.id)]
         self.assertEqual(self.telemetry.search(mine).mapped("payload"), [{"temperature": 5}])
         self.assertEqual(self.env["iiot.telemetry.value"].search(mine).mapped("value"), [5])
-        self.assertEqual(self.env["iiot.telemetry.hour"].search(mine).mapped("total"), [5, 20])
+        for model in ("iiot.telemetry.hour", "iiot.telemetry.day"):
+            self.assertEqual(self.env[model].search(mine).mapped("total"), [5, 20])
 
     def test_zero_days_mean_for_ever(self):
         self.profile.write({"history_days": 0, "rollup_days": 0})
