@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -68,3 +69,26 @@ def test_a_check_that_is_switched_off_has_its_reason_beside_it() -> None:
     places = [match for path in ADDON.rglob("*.py") for match in SWITCHED_OFF.finditer(path.read_text())]
     assert places
     assert [place.group() for place in places if not re.match(r"  # \w", place["reason"])] == []
+
+
+def test_every_text_that_is_put_into_words_later_is_marked_for_translation() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in [*ADDON.glob("lib/*.py"), *ADDON.glob("models/*.py")]}
+    nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
+    worded = {"Worded"} | {
+        node.name
+        for _, node in nodes
+        if isinstance(node, ast.ClassDef) and "WordedError" in map(ast.unparse, node.bases)
+    }
+    assert worded >= {"PathError", "DomainError", "ConversionError", "TargetError", "RenderingError"}
+    made = [
+        (path.name, node)
+        for path, node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in worded
+    ]
+    assert len(made) > 50
+    text_at = {"RenderingError": 1}
+    assert [
+        (file, call.lineno)
+        for file, call in made
+        if isinstance(call.args[text_at.get(ast.unparse(call.func), 0)], (ast.Constant, ast.JoinedStr, ast.BinOp))
+    ] == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from appliance.contract import topics as contract
@@ -21,14 +23,19 @@ FILTERS = [
 ]
 
 
+def said(reason: Any) -> str | None:
+    """The English words of a reason."""
+    return None if reason is None else str(reason)
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda text: text[:30])
 def test_a_template_is_refused_for_the_reason_that_the_appliance_has(template: str) -> None:
-    assert topics.template_error(template) == contract.template_error("telemetry", template)
+    assert said(topics.template_error(template)) == contract.template_error("telemetry", template)
 
 
 @pytest.mark.parametrize("text", FILTERS, ids=lambda text: text[:30])
 def test_a_local_filter_is_refused_for_the_reason_that_the_appliance_has(text: str) -> None:
-    assert topics.local_filter_error(text) == contract.local_filter_error(text)
+    assert said(topics.local_filter_error(text)) == contract.local_filter_error(text)
 
 
 @pytest.mark.parametrize("left", FILTERS[:5])

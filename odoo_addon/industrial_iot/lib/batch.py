@@ -10,6 +10,7 @@ from . import checks, json_text
 from .message import KINDS, Message
 from .problems import RefusalError, RejectedError
 from .times import parse_rfc3339, usable_time
+from .worded import _
 
 MAX_MESSAGES = 1000
 MAX_BODY_BYTES = 4_000_000
@@ -114,11 +115,11 @@ def storable_json(payload: Any) -> str:
     try:
         text = json_text.dumps(payload)
     except ValueError:
-        raise RejectedError("not_storable", "the payload holds a number or a depth that no database takes") from None
+        raise RejectedError("not_storable", _("the payload holds a number or a depth that no database takes")) from None
     if "\\u0000" in text and "\x00" in _texts(payload):
-        raise RejectedError("not_storable", "the payload holds the character NUL, which no database takes")
+        raise RejectedError("not_storable", _("the payload holds the character NUL, which no database takes"))
     if not text.isascii() and not checks.is_storable(text):
-        raise RejectedError("not_storable", "the payload holds half of a surrogate pair, which is no character")
+        raise RejectedError("not_storable", _("the payload holds half of a surrogate pair, which is no character"))
     return text
 
 

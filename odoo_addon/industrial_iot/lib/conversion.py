@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from .times import parse_rfc3339
+from .worded import WordedError, _
 
 NUMBERS = frozenset(("integer", "float", "monetary"))
 FIELD_TYPES = NUMBERS | {"boolean", "char", "text", "selection", "date", "datetime", "many2one"}
@@ -21,7 +22,7 @@ _TRUE = frozenset(("true", "on", "yes", "1"))
 _FALSE = frozenset(("false", "off", "no", "0"))
 
 
-class ConversionError(ValueError):
+class ConversionError(WordedError):
     """A value that the field cannot take; the text says why, for people."""
 
 
@@ -41,7 +42,7 @@ class Conversion:
     def convert(self, value: Any) -> Any:
         """The field's value; a many2one gets an ``int`` (an id) or a ``str`` (a name). ``ConversionError``."""
         if value is None:
-            raise ConversionError("the value is null")
+            raise ConversionError(_("the value is null"))
         return _CONVERTERS[self.field_type](self, value)
 
 
@@ -60,11 +61,11 @@ def number(value: Any) -> float | int:
         try:
             found = float(value)
         except ValueError:
-            raise ConversionError(f"{_shown(value)} is not a number") from None
+            raise ConversionError(_("%(value)s is not a number"), value=_shown(value)) from None
     else:
-        raise ConversionError(f"{_shown(value)} is not a number")
+        raise ConversionError(_("%(value)s is not a number"), value=_shown(value))
     if (isinstance(found, float) and not math.isfinite(found)) or abs(found) > 1e300:
-        raise ConversionError(f"{_shown(value)} is too large")
+        raise ConversionError(_("%(value)s is too large"), value=_shown(value))
     return found
 
 
@@ -78,7 +79,7 @@ def _scaled(how: Conversion, value: Any) -> float | int:
         step = Decimal(repr(how.rounding))
         result = float((Decimal(repr(float(result))) / step).to_integral_value(ROUND_HALF_UP) * step)
     if abs(result) > 1e300:
-        raise ConversionError(f"{_shown(value)} is too large")
+        raise ConversionError(_("%(value)s is too large"), value=_shown(value))
     return result
 
 
@@ -89,7 +90,7 @@ def _float(how: Conversion, value: Any) -> float:
 def _integer(how: Conversion, value: Any) -> int:
     result = int(Decimal(repr(_scaled(how, value))).to_integral_value(ROUND_HALF_UP))
     if not -(2**31) <= result < 2**31:
-        raise ConversionError(f"{_shown(value)} does not fit into a field for whole numbers")
+        raise ConversionError(_("%(value)s does not fit into a field for whole numbers"), value=_shown(value))
     return result
 
 
@@ -98,7 +99,7 @@ def _boolean(how: Conversion, value: Any) -> bool:
         text = value.strip().lower()
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
-        raise ConversionError(f"{_shown(value)} is neither true nor false")
+        raise ConversionError(_("%(value)s is neither true nor false"), value=_shown(value))
     return bool(_scaled(how, value))
 
 
@@ -107,14 +108,18 @@ def _text(how: Conversion, value: Any) -> str:
         value = _scaled(how, value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     if how.size and len(text) > how.size:
-        raise ConversionError(f"{_shown(value)} is longer than the {how.size} characters of the field")
+        raise ConversionError(
+            _("%(value)s is longer than the %(size)s characters of the field"), value=_shown(value), size=how.size
+        )
     return text
 
 
 def _selection(how: Conversion, value: Any) -> str:
     text = _text(how, value)
     if text not in how.options:
-        raise ConversionError(f"{_shown(value)} is none of {', '.join(how.options[:20])}")
+        raise ConversionError(
+            _("%(value)s is none of %(options)s"), value=_shown(value), options=", ".join(how.options[:20])
+        )
     return text
 
 
@@ -127,7 +132,7 @@ def _datetime(how: Conversion, value: Any) -> datetime:
         seconds = seconds / 1000 if seconds > MILLISECONDS_ABOVE else seconds
         return (_EPOCH + timedelta(seconds=seconds)).replace(microsecond=0)
     except (ValueError, OverflowError):
-        raise ConversionError(f"{_shown(value)} is no time: RFC 3339, or seconds since 1970") from None
+        raise ConversionError(_("%(value)s is no time: RFC 3339, or seconds since 1970"), value=_shown(value)) from None
 
 
 def _date(how: Conversion, value: Any) -> date:
@@ -135,7 +140,7 @@ def _date(how: Conversion, value: Any) -> date:
         try:
             return date.fromisoformat(value)
         except ValueError:
-            raise ConversionError(f"{_shown(value)} is no date") from None
+            raise ConversionError(_("%(value)s is no date"), value=_shown(value)) from None
     return _datetime(how, value).date()
 
 
@@ -144,7 +149,7 @@ def _link(how: Conversion, value: Any) -> int | str:
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
         return value
-    raise ConversionError(f"{_shown(value)} is neither the name nor the number of a record")
+    raise ConversionError(_("%(value)s is neither the name nor the number of a record"), value=_shown(value))
 
 
 _CONVERTERS: dict[str, Callable[[Conversion, Any], Any]] = {

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass, fields
 
+from .worded import WordedError, _
+
 MAX_CHARACTERS = 1000
 _FUNCTIONS = frozenset(("str", "int", "float"))
 _NODES = (
@@ -18,7 +20,7 @@ _NODES = (
 )
 
 
-class DomainError(ValueError):
+class DomainError(WordedError):
     """An expression that is not offered; the text says what is wrong, for people."""
 
 
@@ -51,33 +53,33 @@ def read_domain(text: str) -> RuleDomain:
     """``text`` checked; ``DomainError``."""
     text = text.strip()
     if len(text) > MAX_CHARACTERS:
-        raise DomainError(f"a domain has at most {MAX_CHARACTERS} characters")
+        raise DomainError(_("a domain has at most %(most)s characters"), most=MAX_CHARACTERS)
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise DomainError("it is not a Python expression") from None
+        raise DomainError(_("it is not a Python expression")) from None
     names = set()
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
-            raise DomainError(f"{type(node).__name__} is not offered: use a plain list of conditions")
+            raise DomainError(_("%(part)s is not offered: use a plain list of conditions"), part=type(node).__name__)
         if isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.Attribute):
             if not isinstance(node.value, ast.Name) or node.value.id != "device" or node.attr not in _FACTS:
-                raise DomainError(f"only device has parts: {', '.join(sorted(_FACTS))}")
+                raise DomainError(_("only device has parts: %(parts)s"), parts=", ".join(sorted(_FACTS)))
         elif isinstance(node, ast.Subscript):
             if not isinstance(node.slice, ast.Constant):
-                raise DomainError("only plain keys and numbers may stand in [ ]")
+                raise DomainError(_("only plain keys and numbers may stand in [ ]"))
         elif isinstance(node, ast.Call):
             plain = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
             if not plain or node.keywords or len(node.args) != 1:
-                raise DomainError("only str(…), int(…) and float(…) may be called")
+                raise DomainError(_("only str(…), int(…) and float(…) may be called"))
     if unknown := names - {"device", "value"} - _FUNCTIONS:
-        raise DomainError(f"it may use device and value, not {', '.join(sorted(unknown))}")
+        raise DomainError(_("it may use device and value, not %(names)s"), names=", ".join(sorted(unknown)))
     if not isinstance(tree.body, (ast.List, ast.BinOp, ast.IfExp)):
-        raise DomainError("it is not a list of conditions")
+        raise DomainError(_("it is not a list of conditions"))
     if isinstance(tree.body, ast.List) and not tree.body.elts:
-        raise DomainError("without a condition it would mean every record")
+        raise DomainError(_("without a condition it would mean every record"))
     return RuleDomain(text, "value" in names)
 
 

@@ -14,6 +14,8 @@ from jsonpath_ng import Child, Fields, Index, Root, Slice, This
 from jsonpath_ng.ext import parse
 from jsonpath_ng.ext.filter import Expression, Filter
 
+from .worded import WordedError, _
+
 MAX_CHARACTERS = 255
 MAX_STEPS = 16
 MAX_CONDITIONS = 4
@@ -21,7 +23,7 @@ MAX_MATCHES = 1000
 _OPERATORS = frozenset(("=", "==", "!=", "<", "<=", ">", ">=", None))
 
 
-class PathError(ValueError):
+class PathError(WordedError):
     """A path that is no JSONPath or is not offered; the text says what is wrong, for people."""
 
 
@@ -40,7 +42,7 @@ class Path:
             try:
                 return [match.value for match in self._find(payload)[:MAX_MATCHES]]
             except Exception as error:  # the library raises what it meets: a comparison of a text with a number
-                raise PathError(f"{self.text}: {error}") from None
+                raise PathError(_("%(path)s: %(why)s"), path=self.text, why=str(error)) from None
         for key in self._keys:
             if isinstance(key, str):
                 if not isinstance(payload, dict) or key not in payload:
@@ -71,13 +73,13 @@ def compile_metric(text: str) -> Path:
 def _parsed(text: str) -> Any:
     text = text.strip()
     if not text:
-        raise PathError("the path is empty")
+        raise PathError(_("the path is empty"))
     if len(text) > MAX_CHARACTERS:
-        raise PathError(f"a path has at most {MAX_CHARACTERS} characters")
+        raise PathError(_("a path has at most %(most)s characters"), most=MAX_CHARACTERS)
     try:
         return parse(text)
     except Exception as error:  # the library raises Exception itself for what it cannot read
-        raise PathError(f"{text} is not a JSONPath: {error}") from None
+        raise PathError(_("%(path)s is not a JSONPath: %(why)s"), path=text, why=str(error)) from None
 
 
 def _steps(node: Any) -> list[Any]:
@@ -91,26 +93,28 @@ def _steps(node: Any) -> list[Any]:
             continue
         # newer releases of the library have a class of its own for what older ones call the field "*"
         if type(step) not in (Root, This, Fields, Index, Slice, Filter) and _name(step) != "Wildcard":
-            raise PathError(f"{_name(step)} is not offered in a path: use names, [0], [*] and one plain filter")
+            raise PathError(
+                _("%(step)s is not offered in a path: use names, [0], [*] and one plain filter"), step=_name(step)
+            )
         steps.append(step)
     if len(steps) > MAX_STEPS:
-        raise PathError(f"a path has at most {MAX_STEPS} steps")
+        raise PathError(_("a path has at most %(most)s steps"), most=MAX_STEPS)
     filters = [step for step in steps if isinstance(step, Filter)]
     if len(filters) > 1:
-        raise PathError("a path has at most one filter")
+        raise PathError(_("a path has at most one filter"))
     for condition in filters[0].expressions if filters else ():
         _check_condition(condition)
     if filters and len(filters[0].expressions) > MAX_CONDITIONS:
-        raise PathError(f"a filter has at most {MAX_CONDITIONS} conditions")
+        raise PathError(_("a filter has at most %(most)s conditions"), most=MAX_CONDITIONS)
     return steps
 
 
 def _check_condition(condition: Any) -> None:
     if not isinstance(condition, Expression) or condition.op not in _OPERATORS:
-        raise PathError("a filter compares by ==, !=, <, <=, > or >=")
+        raise PathError(_("a filter compares by ==, !=, <, <=, > or >="))
     for step in _steps(condition.target):
         if not isinstance(step, (This, Root, Fields, Index)):
-            raise PathError("a filter compares values by their names")
+            raise PathError(_("a filter compares values by their names"))
 
 
 def _name(step: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from .worded import Worded
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -38,6 +40,7 @@ class RejectedError(Exception):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+        self.worded = Worded(text)
 
 
 class LaterError(Exception):

@@ -18,6 +18,7 @@ from jinja2 import Template, TemplateSyntaxError
 from .json_text import loads
 from .sandbox import CommandEnvironment, OutputTooLongError
 from .times import rfc3339
+from .worded import Worded, WordedError, _, worded
 
 DEFAULT_TEMPLATE = '{"action": "{{ action }}", "params": {{ params | tojson }}}'
 MAX_OUTPUT_BYTES = 256 * 1024
@@ -26,13 +27,24 @@ MAX_STEPS = 10_000
 TEMPLATES_KEPT = 256
 _PACKET_ID_BYTES = 2
 _LENGTH_PREFIX_BYTES = 2
+_OF_THE_SANDBOX = {
+    text % {"most": MAX_STEPS}: Worded(text, most=MAX_STEPS)
+    for text in (
+        _("the template takes more than %(most)s steps"),
+        _("range() of more than %(most)s numbers"),
+        _("recursive loops are not offered"),
+        _("a format may be 99 characters wide at most"),
+        _("a number of the template is too large"),
+    )
+}
+"""What the sandbox says, which is the appliance's as well and has no words of languages."""
 
 
-class RenderingError(Exception):
+class RenderingError(WordedError):
     """Why there is no payload: ``code`` as the appliance names it, ``line`` of the template where it is known."""
 
-    def __init__(self, code: str, text: str, line: int | None = None) -> None:
-        super().__init__(text)
+    def __init__(self, code: str, text: str, /, line: int | None = None, **values: Any) -> None:
+        super().__init__(text, **values)
         self.code = code
         self.line = line
 
@@ -70,8 +82,9 @@ class Renderer:
             value = loads(text)
         except ValueError as error:
             if is_json:
-                told = f"commands of this profile must be JSON, the template gave something else: {error}"
-                raise RenderingError("command_not_json", told, getattr(error, "lineno", None)) from None
+                told = _("commands of this profile must be JSON, the template gave something else: %(why)s")
+                line = getattr(error, "lineno", None)
+                raise RenderingError("command_not_json", told, line, why=worded(error)) from None
             return text
         text = text.strip()
         if command_id is not None and type(value) is dict and "command_id" not in value:
@@ -110,13 +123,14 @@ class Renderer:
 
     def _compile(self, template: str) -> Template:
         if len(template) > MAX_TEMPLATE_CHARACTERS:
-            told = f"the command template is longer than {MAX_TEMPLATE_CHARACTERS} characters"
-            raise RenderingError("command_template", told)
+            told = _("the command template is longer than %(most)s characters")
+            raise RenderingError("command_template", told, most=MAX_TEMPLATE_CHARACTERS)
         try:
             return self._environment.from_string(template)
         except TemplateSyntaxError as error:
-            told = f"the command template is wrong in line {error.lineno}: {error.message}"
-            raise RenderingError("command_template", told, error.lineno) from None
+            told = _("the command template is wrong in line %(number)s: %(why)s")
+            why = _OF_THE_SANDBOX.get(error.message or "", error.message)
+            raise RenderingError("command_template", told, error.lineno, number=error.lineno, why=why) from None
         except Exception as error:  # nested too deeply, for instance
             raise _failed(error) from None
 
@@ -128,6 +142,12 @@ def publish_bytes(topic: str, payload: bytes) -> int:
     return 1 + length_bytes + rest
 
 
+def packet_too_large(packet_bytes: int, most: int) -> RenderingError:
+    """What is said of a command that the device would not take."""
+    told = _("the packet would have %(bytes)s bytes, the device takes %(most)s at most")
+    return RenderingError("command_too_large", told, bytes=packet_bytes, most=most)
+
+
 def _with_id(text: str, command_id: str, *, empty: bool) -> str:
     """``command_id`` as the last key; everything before it stays as the template wrote it."""
     body = text[:-1].rstrip()
@@ -135,13 +155,15 @@ def _with_id(text: str, command_id: str, *, empty: bool) -> str:
 
 
 def _too_long() -> RenderingError:
-    return RenderingError("command_too_large", f"the command would be longer than {MAX_OUTPUT_BYTES} bytes")
+    return RenderingError(
+        "command_too_large", _("the command would be longer than %(most)s bytes"), most=MAX_OUTPUT_BYTES
+    )
 
 
 def _failed(error: Exception) -> RenderingError:
     # the text may repeat parameters, so it is cut
-    told = f"the command template failed: {type(error).__name__}: {str(error)[:200]}"
-    return RenderingError("command_template", told, _line_of(error))
+    why = _OF_THE_SANDBOX.get(str(error)) or f"{type(error).__name__}: {str(error)[:200]}"
+    return RenderingError("command_template", _("the command template failed: %(why)s"), _line_of(error), why=why)
 
 
 def _line_of(error: Exception) -> int | None:

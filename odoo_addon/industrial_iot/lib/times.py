@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 
+from .worded import WordedError, _
+
 AHEAD_TOLERANCE = timedelta(minutes=5)
 """A time further ahead of when the appliance received it is not used: the device's clock is wrong."""
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII).fullmatch
@@ -14,14 +16,14 @@ def parse_rfc3339(text: object) -> datetime:
     """A naive UTC datetime; ``ValueError`` for anything that is no complete RFC 3339 time with its offset."""
     found = _RFC3339(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError("not an RFC 3339 time")
+        raise WordedError(_("not an RFC 3339 time"))
     day, clock, fraction, offset = found.groups()
     # in the one form that Python 3.10 reads
     iso = f"{day}T{clock}.{(fraction or '.0')[1:7]:0<6}{'+00:00' if offset in 'Zz' else offset}"
     try:
         return datetime.fromisoformat(iso).astimezone(timezone.utc).replace(tzinfo=None)
     except OverflowError:
-        raise ValueError("outside the calendar") from None
+        raise WordedError(_("outside the calendar")) from None
 
 
 def rfc3339(moment: datetime) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from .worded import Worded, _
+
 PLACEHOLDER = "{device}"
 DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -39,40 +41,44 @@ def expand(template: str, device_id: str) -> str:
     return template.replace(PLACEHOLDER, device_id)
 
 
-def template_error(template: str) -> str | None:
+def template_error(template: str) -> Worded | None:
     """Why a topic template cannot be used, or ``None``."""
     if not template:
-        return "it is empty"
+        return Worded(_("it is empty"))
     if "+" in template or "#" in template:
-        return "wildcards are not allowed"
+        return Worded(_("wildcards are not allowed"))
     if template.startswith("$"):
-        return "names beginning with $ belong to the broker"
+        return Worded(_("names beginning with $ belong to the broker"))
     if template.startswith(TEST_PREFIX):
-        return f"names beginning with {TEST_PREFIX} belong to viewers"
+        return Worded(_("names beginning with %(prefix)s belong to viewers"), prefix=TEST_PREFIX)
     if "\0" in template or len(template.encode("utf-8", "surrogatepass")) > 65535:
-        return "it is no valid topic name"
+        return Worded(_("it is no valid topic name"))
     if _foreign_braces(template.split("/")):
-        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+        return _braces_are_foreign()
     if template.split("/").count(PLACEHOLDER) != 1:
-        return f"{PLACEHOLDER} must stand in it exactly once"
+        return Worded(_("%(device)s must stand in it exactly once"), device=PLACEHOLDER)
     return None
 
 
-def local_filter_error(text: str) -> str | None:
+def local_filter_error(text: str) -> Worded | None:
     """Why a filter cannot be one of a profile's local topics, or ``None``."""
     levels = text.split("/")
     if not text or "\0" in text or not all(_is_filter_level(levels, index) for index in range(len(levels))):
-        return "it is no valid topic filter"
+        return Worded(_("it is no valid topic filter"))
     if len(text.encode("utf-8", "surrogatepass")) > MOST_LOCAL_BYTES or len(levels) > MOST_LOCAL_LEVELS:
-        return f"it is longer than {MOST_LOCAL_BYTES} bytes or {MOST_LOCAL_LEVELS} levels"
+        return Worded(
+            _("it is longer than %(bytes)s bytes or %(levels)s levels"),
+            bytes=MOST_LOCAL_BYTES,
+            levels=MOST_LOCAL_LEVELS,
+        )
     if levels[0].startswith("$"):
-        return "names beginning with $ belong to the broker"
+        return Worded(_("names beginning with $ belong to the broker"))
     if levels[0] == TEST_PREFIX.rstrip("/"):
-        return f"names beginning with {TEST_PREFIX} belong to viewers"
+        return Worded(_("names beginning with %(prefix)s belong to viewers"), prefix=TEST_PREFIX)
     if levels[0] in ("+", "#", PLACEHOLDER, ""):
-        return "its first level must be a plain name"
+        return Worded(_("its first level must be a plain name"))
     if _foreign_braces(levels):
-        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+        return _braces_are_foreign()
     return None
 
 
@@ -89,6 +95,10 @@ def filters_overlap(left: str, right: str) -> bool:
         if here != there and "+" not in (here, there):
             return False
     return True
+
+
+def _braces_are_foreign() -> Worded:
+    return Worded(_("%(device)s must fill a whole level, and there is no other placeholder"), device=PLACEHOLDER)
 
 
 def _foreign_braces(levels: list[str]) -> bool:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import json
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from odoo import _, api, fields, models
 from odoo.exceptions import UserError
 
 from ..lib.ids import new_id
+from ..lib.parameters import ParametersError, plain_parameters
 from ..lib.rendering import RenderingError
 from ..lib.times import rfc3339
 from .iiot_device_profile import LONGEST_EXPIRY_S
@@ -60,7 +60,10 @@ class IiotDevice(models.Model):
             raise UserError(
                 _("iiot_expires_in_s must be a number of seconds, above 0 and at most %s.", LONGEST_EXPIRY_S)
             )
-        params, params_text = plain_parameters(params)
+        try:
+            params, params_text = plain_parameters(params)
+        except ParametersError as error:
+            raise UserError(self.env["iiot.wording"]._told(error)) from None
         now = datetime.now(timezone.utc).replace(tzinfo=None)
         vals_list = []
         for device in self:
@@ -75,7 +78,7 @@ class IiotDevice(models.Model):
                         "%(profile)s and the parameters must fit each other.",
                         action=action,
                         device=device.display_name,
-                        error=error,
+                        error=self.env["iiot.wording"]._told(error),
                         profile=profile.display_name,
                     )
                 ) from None
@@ -140,32 +143,6 @@ class IiotDevice(models.Model):
         waiting = self.env["iiot.command"].sudo().search([("device_id", "in", self.ids), ("waiting", "=", True)])
         waiting.filtered(lambda command: not command.offered)._conclude("cancelled", reason)
         waiting.waiting = False
-
-
-def plain_parameters(params: Any) -> tuple[dict[str, Any], str]:
-    """Parameters as plain JSON values, and as JSON text in the order given; ``UserError`` for what is none.
-
-    Times become RFC 3339. Texts lose what Odoo or a template library may have marked them as: marked as finished
-    they would not be escaped, and could add keys to a command.
-    """
-    try:
-        text = json.dumps(params, ensure_ascii=False, allow_nan=False, default=_plain)
-        plain = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            _("The parameters of a command must be plain values (texts, numbers, lists, dictionaries): %s", error)
-        ) from None
-    if not isinstance(plain, dict):
-        raise UserError(_('The parameters of a command must be a dictionary such as {"delay": 5}.'))
-    return plain, text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return rfc3339(value if value.tzinfo is None else value.astimezone(timezone.utc).replace(tzinfo=None))
-    if isinstance(value, date):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} is none")
 
 
 def _is_expiry(value: Any) -> bool:

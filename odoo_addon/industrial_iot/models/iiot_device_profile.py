@@ -6,7 +6,7 @@ from odoo import _, api, fields, models
 from odoo.exceptions import UserError, ValidationError
 
 from ..lib import json_text, topics
-from ..lib.rendering import DEFAULT_TEMPLATE, Renderer, RenderingError, publish_bytes
+from ..lib.rendering import DEFAULT_TEMPLATE, Renderer, RenderingError, packet_too_large, publish_bytes
 from ..lib.template_samples import trials
 
 RENDERER = Renderer()
@@ -109,8 +109,9 @@ class IiotDeviceProfile(models.Model):
         for profile in self:
             templates = profile._topic_templates()
             for field, name in TOPIC_FIELDS.items():
-                reason = topics.template_error(profile[field] or "")
-                if reason:
+                problem = topics.template_error(profile[field] or "")
+                if problem:
+                    reason = self.env["iiot.wording"]._told(problem)
                     raise ValidationError(
                         _("%(field)s: %(reason)s.", field=profile._label(field), reason=reason[0].upper() + reason[1:])
                     )
@@ -154,7 +155,7 @@ class IiotDeviceProfile(models.Model):
                                 "%(field)s, %(topic)s: %(reason)s.",
                                 field=profile._label(field),
                                 topic=each,
-                                reason=reason,
+                                reason=self.env["iiot.wording"]._told(reason),
                             )
                         )
             profile._check_overlaps(every)
@@ -194,7 +195,8 @@ class IiotDeviceProfile(models.Model):
             try:
                 value = json_text.loads(text)
             except ValueError as error:
-                raise ValidationError(_("Device Settings are no JSON: %s", error)) from None
+                told = self.env["iiot.wording"]._told(error)
+                raise ValidationError(_("Device Settings are no JSON: %s", told)) from None
             if not isinstance(value, dict) or len(text) > SETTINGS_CHARACTERS:
                 raise ValidationError(_('Device Settings must be a JSON object such as {"telemetry_interval_s": 10}.'))
 
@@ -227,12 +229,13 @@ class IiotDeviceProfile(models.Model):
         try:
             RENDERER.check(template)
         except RenderingError as error:
-            return str(error)
+            return self.env["iiot.wording"]._told(error)
         for of_action in trials(RENDERER, template, is_json=self.command_is_json):
             if all(trial.error for trial in of_action):
                 error = of_action[0].error
                 line = f" ({_('line %s', error.line)})" if error.line else ""
-                return _("action %(action)s: %(error)s%(line)s", action=of_action[0].action, error=error, line=line)
+                told = self.env["iiot.wording"]._told(error)
+                return _("action %(action)s: %(error)s%(line)s", action=of_action[0].action, error=told, line=line)
         return None
 
     # --- trying ----------------------------------------------------------------------------------------------
@@ -247,7 +250,8 @@ class IiotDeviceProfile(models.Model):
                 action, params or {}, device_id=device_id, command_id="00000000-0000-0000-0000-000000000000"
             )
         except RenderingError as error:
-            return {**answer, "error": str(error), "code": error.code, "line": error.line or 0}
+            told = self.env["iiot.wording"]._told(error)
+            return {**answer, "error": told, "code": error.code, "line": error.line or 0}
         topic = topics.expand(self.command_topic_template or "", device_id)
         return {**answer, "payload": payload, "packet_bytes": publish_bytes(topic, payload.encode())}
 
@@ -265,12 +269,7 @@ class IiotDeviceProfile(models.Model):
             topic = topics.expand(self.command_topic_template or "", device_id)
             packet_bytes = publish_bytes(topic, payload.encode())
             if packet_bytes > self.max_packet_bytes:
-                told = _(
-                    "the packet would have %(bytes)s bytes, the device takes %(most)s at most",
-                    bytes=packet_bytes,
-                    most=self.max_packet_bytes,
-                )
-                raise RenderingError("command_too_large", told)
+                raise packet_too_large(packet_bytes, self.max_packet_bytes)
         return payload
 
     @api.depends("device_ids")
@@ -285,19 +284,20 @@ class IiotDeviceProfile(models.Model):
         for profile in self:
             problem = profile._template_problem()
             notes = [problem] if problem else []
-            for of_action in (
-                [] if problem else trials(RENDERER, profile.command_template or "", is_json=profile.command_is_json)
-            ):
-                notes += [
-                    {
-                        "missing": _("Action %s needs its parameters.", trial.action),
-                        "texts": _("Action %s needs numbers as parameters.", trial.action),
-                        "numbers": _("Action %s needs texts as parameters.", trial.action),
-                    }[trial.kind]
-                    for trial in of_action
-                    if trial.error
-                ]
+            if not problem:
+                template, is_json = profile.command_template or "", profile.command_is_json
+                for trial in (each for of_action in trials(RENDERER, template, is_json=is_json) for each in of_action):
+                    if trial.error:
+                        notes.append(profile._needs(trial))
             profile.template_note = "\n".join(notes)
+
+    def _needs(self, trial) -> str:
+        """What a trial that failed says of the parameters that an action needs."""
+        if trial.kind == "missing":
+            return _("Action %s needs its parameters.", trial.action)
+        if trial.kind == "texts":
+            return _("Action %s needs numbers as parameters.", trial.action)
+        return _("Action %s needs texts as parameters.", trial.action)
 
     @api.depends("name")
     def _compute_preview_input(self):
@@ -319,9 +319,10 @@ class IiotDeviceProfile(models.Model):
             try:
                 params = json_text.loads(profile.preview_params or "{}")
                 if not isinstance(params, dict):
-                    raise ValueError("not an object")
+                    raise ValueError(_("not an object"))
             except ValueError as error:
-                profile.preview_result = _("Parameters must be a JSON object: %s", error)
+                told = self.env["iiot.wording"]._told(error)
+                profile.preview_result = _("Parameters must be a JSON object: %s", told)
                 continue
             answer = profile.preview_command(profile.preview_action or "", params)
             line = _(" (line %s)", answer["line"]) if answer["line"] else ""

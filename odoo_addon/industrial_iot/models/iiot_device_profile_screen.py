@@ -35,7 +35,8 @@ class IiotDeviceProfile(models.Model):
                 if not isinstance(params, dict):
                     raise ValueError(_('an object such as {"delay": 5} is wanted'))
             except ValueError as error:
-                profile.preview_problem = _("The parameters are no JSON: %s", error)
+                told = self.env["iiot.wording"]._told(error)
+                profile.preview_problem = _("The parameters are no JSON: %s", told)
                 continue
             answer = profile.preview_command(profile.preview_action or "", params)
             if answer["error"]:
@@ -52,7 +53,7 @@ class IiotDeviceProfile(models.Model):
                 if not isinstance(json_text.loads(profile.settings or "{}"), dict):
                     profile.settings_problem = _('An object such as {"telemetry_interval_s": 10} is wanted.')
             except ValueError as error:
-                profile.settings_problem = _("This is no JSON: %s", error)
+                profile.settings_problem = _("This is no JSON: %s", self.env["iiot.wording"]._told(error))
 
     @api.depends("name")
     def _compute_sample(self):
@@ -77,7 +78,7 @@ class IiotDeviceProfile(models.Model):
             for name in topics.DEFAULTS:
                 template = profile[f"{name}_topic_template"] or ""
                 problem = topics.template_error(template)
-                text = problem or topics.expand(template, device)
+                text = self.env["iiot.wording"]._told(problem) if problem else topics.expand(template, device)
                 rows.append({"cells": [titles[name], text], "look": "danger" if problem else ""})
             profile.topic_table = {"rows": rows}
 

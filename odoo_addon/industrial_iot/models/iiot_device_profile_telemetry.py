@@ -26,7 +26,8 @@ class IiotDeviceProfile(models.Model):
                 try:
                     compile_metric(name)
                 except PathError as error:
-                    raise ValidationError(_("The metric cannot be used: %s", error)) from None
+                    told = self.env["iiot.wording"]._told(error)
+                    raise ValidationError(_("The metric cannot be used: %s", told)) from None
 
     @api.constrains("history_days", "rollup_days")
     def _check_days(self):

@@ -47,7 +47,8 @@ class IiotDevice(models.Model):
             try:
                 text = storable_json(telemetry_data)
             except RejectedError as error:
-                raise ValidationError(_("The reading cannot be stored: %s", error)) from None
+                told = self.env["iiot.wording"]._told(error)
+                raise ValidationError(_("The reading cannot be stored: %s", told)) from None
             message = Message(
                 seq=0,
                 device=device.id,

@@ -6,7 +6,15 @@ from odoo.tools.safe_eval import safe_eval
 
 from ..lib.domain import DeviceFacts, DomainError, condition_fields
 from ..lib.jsonpath import PathError, compile_metric
-from .iiot_telemetry_rule_plan import ProfilePlan, TargetError, check_author, check_rule, plan_rule
+from .iiot_telemetry_rule_plan import (
+    ProfilePlan,
+    TargetError,
+    check_author,
+    check_rule,
+    no_such_field,
+    not_searched,
+    plan_rule,
+)
 from .rights import check_records
 
 _logger = logging.getLogger(__name__)
@@ -129,7 +137,8 @@ class IiotTelemetryRule(models.Model):
                 check_author(rule._author_env(), rule.target_model, rule.target_field)
                 rule._check_domain()
             except (TargetError, PathError, DomainError) as error:
-                raise ValidationError(_("The rule %(rule)s cannot run: %(why)s", rule=rule.name, why=error)) from None
+                why = self.env["iiot.wording"]._told(error)
+                raise ValidationError(_("The rule %(rule)s cannot run: %(why)s", rule=rule.name, why=why)) from None
             except UserError as error:
                 text = str(error.args[0])
                 raise ValidationError(_("The rule %(rule)s cannot run: %(why)s", rule=rule.name, why=text)) from None
@@ -147,7 +156,7 @@ class IiotTelemetryRule(models.Model):
             for name in path.split("."):
                 field = found._fields.get(name) if found is not None else None
                 if field is None:
-                    raise DomainError(f"{self.target_model} has no field {path}")
+                    raise no_such_field(self.target_model, path)
                 found = found[name] if field.relational else None
         for value in (0, ""):
             try:
@@ -159,7 +168,7 @@ class IiotTelemetryRule(models.Model):
                 with self.env.cr.savepoint(flush=False):
                     model.search(domain, limit=1)
             except Exception as error:
-                raise DomainError(f"the domain cannot be searched: {error}") from None
+                raise not_searched(error) from None
 
     def action_forget_errors(self):
         """Count errors from zero again."""

@@ -8,6 +8,7 @@ from typing import Any
 from ..lib.conversion import FIELD_TYPES, Conversion
 from ..lib.domain import DomainError, RuleDomain, read_domain
 from ..lib.jsonpath import Path, PathError, compile_path
+from ..lib.worded import Worded, WordedError, _, worded
 from .rights import check_field, check_model
 
 FORBIDDEN_MODELS = (
@@ -20,8 +21,18 @@ MAX_RECORDS = 100
 """A domain that finds more records than this for one reading was not meant so."""
 
 
-class TargetError(ValueError):
+class TargetError(WordedError):
     """Where a rule wants to write it may not, or finds no record it may mean; the text says why, for people."""
+
+
+def no_such_field(model_name: str, path: str) -> DomainError:
+    """What is wrong with a condition on a field that the target lacks."""
+    return DomainError(_("%(model)s has no field %(field)s"), model=model_name, field=path)
+
+
+def not_searched(error: Exception) -> DomainError:
+    """What is wrong with a domain that the target's search refuses."""
+    return DomainError(_("the domain cannot be searched: %(why)s"), why=worded(error))
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class RulePlan:
     domain: RuleDomain | None = None
     conversion: Conversion | None = None
     only_changed: bool = True
-    problem: str = ""
+    problem: Worded | None = None
 
 
 @dataclass(frozen=True)
@@ -63,23 +74,25 @@ def is_forbidden(model: Any) -> bool:
 def check_target(env: Any, model_name: str, field_name: str) -> Any:
     """The field that a rule writes to; ``TargetError`` where no rule may write, whoever made it."""
     if not model_name or model_name not in env:
-        raise TargetError("The target's model does not exist.")
+        raise TargetError(_("The target's model does not exist."))
     model = env[model_name]
     if is_forbidden(model):
-        raise TargetError(f"Telemetry may not write to {model._description}.")
+        raise TargetError(_("Telemetry may not write to %(model)s."), model=model._description)
     field = model._fields.get(field_name or "")
     if field is None:
-        raise TargetError("The target's field does not exist.")
+        raise TargetError(_("The target's field does not exist."))
     if field.inherited and is_forbidden(env[field.related_field.model_name]):
-        raise TargetError("Telemetry may not write to this field: it belongs to another model.")
+        raise TargetError(_("Telemetry may not write to this field: it belongs to another model."))
     if field_name in FORBIDDEN_FIELDS or field.readonly or not (field.store or field.inverse):
-        raise TargetError(f"The field {field_name} is read-only or computed: nothing can be written to it.")
+        raise TargetError(
+            _("The field %(field)s is read-only or computed: nothing can be written to it."), field=field_name
+        )
     if field.related and not field.inherited:
-        raise TargetError(f"The field {field_name} belongs to another record.")
+        raise TargetError(_("The field %(field)s belongs to another record."), field=field_name)
     if field.type not in FIELD_TYPES:
-        raise TargetError(f"A field of this type cannot be written from a reading: {field.type}.")
+        raise TargetError(_("A field of this type cannot be written from a reading: %(type)s."), type=field.type)
     if field.type == "many2one" and field.comodel_name not in env:
-        raise TargetError(f"The field {field_name} leads to a model that does not exist.")
+        raise TargetError(_("The field %(field)s leads to a model that does not exist."), field=field_name)
     return field
 
 
@@ -96,14 +109,14 @@ def plan_rule(rule: Any) -> RulePlan:
     try:
         return check_rule(rule)
     except (TargetError, PathError, DomainError) as error:
-        return RulePlan(rule.id, rule.name, author=rule.author_id.id, problem=str(error))
+        return RulePlan(rule.id, rule.name, author=rule.author_id.id, problem=error.worded)
 
 
 def check_rule(rule: Any) -> RulePlan:
     """A rule checked and compiled. ``TargetError``, ``PathError``, ``DomainError``."""
     author = rule.author_id
     if not author or author._is_superuser():
-        raise TargetError("A rule needs a person as its author: save it as that user.")
+        raise TargetError(_("A rule needs a person as its author: save it as that user."))
     field = check_target(rule.env, rule.target_model, rule.target_field)
     return RulePlan(
         id=rule.id,

@@ -4,8 +4,6 @@ from typing import Any
 from odoo import _, models
 from odoo.exceptions import AccessError, UserError
 
-from ..lib.conversion import ConversionError
-from ..lib.jsonpath import PathError
 from ..lib.times import parse_rfc3339, utc_now
 from .iiot_telemetry_devices import load_devices
 from .iiot_telemetry_rule_plan import check_author, plan_rule
@@ -75,7 +73,7 @@ class IiotTelemetryRule(models.Model):
             return [{**line, "note": _("This is no reading: give device_id and payload.")}]
         line["device_id"] = reading.get("device_id")
         if rule.problem:
-            return [{**line, "note": rule.problem}]
+            return [{**line, "note": self.env["iiot.wording"]._told(rule.problem)}]
         try:
             mark = (parse_rfc3339(reading["at"]) if "at" in reading else utc_now(), 2**62)
             line["at"] = mark[0].isoformat(timespec="milliseconds") + "Z"
@@ -92,10 +90,10 @@ class IiotTelemetryRule(models.Model):
             change.ids = targets.ids(change)
             if rule.link_model:
                 change.new = targets.link(change)
-        except (ConversionError, PathError, UserError, ValueError) as error:
+        except UserError as error:
             return [{**line, "note": str(error.args[0])}]
-        except Exception as error:  # what a search or an extension of the target raises
-            return [{**line, "note": str(error) or type(error).__name__}]
+        except Exception as error:  # also what a search or an extension of the target raises
+            return [{**line, "note": self.env["iiot.wording"]._told(error) or type(error).__name__}]
         if not change.ids:
             return [{**line, "new": new, "note": _("No record belongs to this device.")}]
         note = self._hindrance(change)

@@ -10,6 +10,7 @@ from ..lib.conversion import ConversionError
 from ..lib.jsonpath import PathError
 from ..lib.message import Message
 from ..lib.times import utc_now
+from ..lib.worded import Worded, worded
 from .iiot_telemetry_rule_plan import RulePlan, check_author, check_target
 from .iiot_telemetry_rule_targets import Change, Targets
 
@@ -17,9 +18,13 @@ MAX_ERROR_CHARACTERS = 500
 
 
 class Outcome:
-    """What came of the rules in one batch: what was applied, and what failed, for each rule and device."""
+    """What came of the rules in one batch: what was applied, and what failed, for each rule and device.
 
-    def __init__(self) -> None:
+    What failed is kept in the language of the rule's author, who is to mend it.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
         self.applied: dict[tuple[int, int], tuple[Any, int]] = {}
         self.failed: dict[tuple[int, int], tuple[int, str]] = {}
 
@@ -30,7 +35,11 @@ class Outcome:
     def fail(self, rule: RulePlan, device_id: int, error: object) -> None:
         key = (rule.id, device_id)
         count, text = self.failed.get(key, (0, ""))
-        self.failed[key] = (count + 1, text or (str(error) or type(error).__name__)[:MAX_ERROR_CHARACTERS])
+        if not count:
+            language = self._env["res.users"].sudo().browse(rule.author).lang
+            told = self._env["iiot.wording"].with_context(lang=language)._told(error)
+            text = (told or type(error).__name__)[:MAX_ERROR_CHARACTERS]
+        self.failed[key] = (count + 1, text)
 
 
 class IiotTelemetryRule(models.Model):
@@ -46,7 +55,7 @@ class IiotTelemetryRule(models.Model):
             return
         for readings in by_device.values():
             readings.sort(key=_mark)
-        outcome, known = Outcome(), self._known_marks(by_device)
+        outcome, known = Outcome(self.env), self._known_marks(by_device)
         targets = Targets(self.env)
         runnable = self._runnable({plans[devices[device].profile_id] for device in by_device})
         changes: list[Change] = []
@@ -66,9 +75,9 @@ class IiotTelemetryRule(models.Model):
         targets.write_kept(outcome)
         self._note(outcome)
 
-    def _runnable(self, plans) -> dict[int, str]:
-        """Rules whose author may still do what they do, each with its problem or ``""``. The others are paused."""
-        runnable: dict[int, str] = {}
+    def _runnable(self, plans) -> dict[int, Worded | str]:
+        """Rules whose author may still do what they do, each with its problem or nothing. The others are paused."""
+        runnable: dict[int, Worded | str] = {}
         rules = [rule for plan in plans for rule in plan.rules]
         authors = {
             user.id: user.active for user in self.env["res.users"].sudo().browse({rule.author for rule in rules})
@@ -86,7 +95,7 @@ class IiotTelemetryRule(models.Model):
                 except AccessError:
                     self.browse(rule.id)._pause(_("Its author may no longer write to the target."))
                 except Exception as error:  # a field that went away with its module
-                    runnable[rule.id] = str(error)
+                    runnable[rule.id] = worded(error) or type(error).__name__
         return runnable
 
     def _pause(self, reason: str) -> None:

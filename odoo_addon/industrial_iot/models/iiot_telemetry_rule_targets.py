@@ -12,6 +12,7 @@ from typing import Any
 from odoo.tools.safe_eval import safe_eval
 
 from ..lib.domain_batch import Batch, batch_of
+from ..lib.worded import Worded, _, worded
 from .failures import is_transient
 from .iiot_telemetry_rule_plan import MAX_RECORDS, RulePlan, TargetError
 
@@ -142,9 +143,9 @@ class Targets:
         try:
             domain = safe_eval(change.rule.domain.text, names)
         except Exception as error:
-            raise TargetError(f"The domain cannot be evaluated: {error}") from None
+            raise TargetError(_("The domain cannot be evaluated: %(why)s"), why=worded(error)) from None
         if not isinstance(domain, list) or not domain:
-            raise TargetError("The domain is not a list of conditions.")
+            raise TargetError(_("The domain is not a list of conditions."))
         self._domains[key] = domain
         return domain
 
@@ -157,7 +158,12 @@ class Targets:
         key = (change.rule.author, change.device.company_id, model._name, wanted)
         found = self._once(key, lambda: self._search(model, domain))
         if len(found) != 1:
-            raise TargetError(f"{len(found)} records of {model._description} are called {wanted}.")
+            raise TargetError(
+                _("%(count)s records of %(model)s are called %(name)s."),
+                count=len(found),
+                model=model._description,
+                name=wanted,
+            )
         return found[0]
 
     def _once(self, key: Any, search: Any) -> tuple[int, ...]:
@@ -178,7 +184,7 @@ class Targets:
         except Exception as error:
             if is_transient(error):
                 raise  # the whole request is repeated
-            raise TargetError(f"The records cannot be searched: {error}") from None
+            raise TargetError(_("The records cannot be searched: %(why)s"), why=worded(error)) from None
         if len(ids) > MAX_RECORDS:
             raise _too_many()
         return tuple(ids)
@@ -198,7 +204,7 @@ class Targets:
             records = self.env_of(author, company)[model].browse(sorted(wanted)).exists()
             for id_ in wanted.keys() - set(records._ids):  # a business record that was deleted
                 for change in wanted.pop(id_).values():
-                    outcome.fail(change.rule, change.device.id, "The record does not exist any more.")
+                    outcome.fail(change.rule, change.device.id, Worded(_("The record does not exist any more.")))
             try:
                 with self._env.cr.savepoint():
                     self._write_all(records, wanted)
@@ -245,7 +251,7 @@ def _key(change: Change) -> Any:
 
 
 def _too_many() -> TargetError:
-    return TargetError(f"The domain finds more than {MAX_RECORDS} records.")
+    return TargetError(_("The domain finds more than %(most)s records."), most=MAX_RECORDS)
 
 
 def is_news(record: Any, change: Change) -> bool:

@@ -73,7 +73,7 @@ class IiotTelemetryRule(models.Model):
                     rule._trial_rows(draft._preview_lines(readings)) if readings else {"note": rule._no_readings()}
                 )
             except (TargetError, PathError, DomainError) as error:
-                rule.trial_problem = str(error)
+                rule.trial_problem = self.env["iiot.wording"]._told(error)
             except UserError as error:
                 rule.trial_problem = str(error.args[0])
 
@@ -85,7 +85,7 @@ class IiotTelemetryRule(models.Model):
             ("target_field_id", _("Choose the field that is written.")),
         ):
             if not self[field]:
-                raise TargetError(told)
+                raise UserError(told)
         values = {name: self[name].id if name.endswith("_id") else self[name] for name in DEFINITION}
         # not as the saved rule: what that has applied already is no news to it
         draft = self.new({**values, "author_id": self.env.uid, "active": True})
@@ -100,7 +100,8 @@ class IiotTelemetryRule(models.Model):
             try:
                 payload = json_text.loads(self.trial_payload)
             except ValueError as error:
-                raise UserError(_("Your reading is no JSON: %s", error)) from None
+                told = self.env["iiot.wording"]._told(error)
+                raise UserError(_("Your reading is no JSON: %s", told)) from None
             return [{"device_id": device.device_id, "payload": payload}]
         if not device:
             return []

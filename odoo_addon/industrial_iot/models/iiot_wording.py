@@ -1,13 +1,23 @@
 from odoo import _, api, fields, models
 
 from ..lib.times import parse_rfc3339
+from ..lib.worded import Worded
 
 
 class IiotWording(models.AbstractModel):
-    """Spans of time and sizes in words, for what people read."""
+    """Spans of time, sizes and errors in words, for what people read."""
 
     _name = "iiot.wording"
     _description = "IIoT Wording"
+
+    @api.model
+    def _told(self, told: object) -> str:
+        """A text or error of ``lib/`` in the language of the environment; anything else as it says itself."""
+        told = getattr(told, "worded", told)
+        if not isinstance(told, Worded):
+            return str(told)
+        values = {name: self._told(value) for name, value in told.values.items()}
+        return _(told.text, **values)  # exported from where it stands
 
     @api.model
     def _duration(self, seconds: float) -> str:

@@ -24,4 +24,5 @@ from . import (
     test_telemetry_rule,
     test_tours,
     test_update,
+    test_wording,
 )

@@ -81,7 +81,8 @@ class IiotCommandDialog(models.TransientModel):
                         dialog.action, params, device_id=device.device_id or "", command_id=new_id()
                     )
                 except RenderingError as error:
-                    dialog.preview_problem = _("%(profile)s: %(error)s", profile=profile.name, error=error)
+                    told = self.env["iiot.wording"]._told(error)
+                    dialog.preview_problem = _("%(profile)s: %(error)s", profile=profile.name, error=told)
                     break
                 shown.append(payload if len(profiles) == 1 else f"{profile.name}:\n{payload}")
             dialog.preview = "\n\n".join(shown)
@@ -109,7 +110,7 @@ class IiotCommandDialog(models.TransientModel):
         try:
             params = json_text.loads(self.params or "{}")
         except ValueError as error:
-            raise UserError(_("Parameters are no JSON: %s", error)) from None
+            raise UserError(_("Parameters are no JSON: %s", self.env["iiot.wording"]._told(error))) from None
         if not isinstance(params, dict):
             raise UserError(_('The parameters of a command must be a dictionary such as {"delay": 5}.'))
         return params
