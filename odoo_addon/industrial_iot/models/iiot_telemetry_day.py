@@ -28,8 +28,8 @@ class IiotTelemetryDay(models.Model):
     day = fields.Date(required=True, readonly=True)
 
     def init(self):
-        super().init()
         ensure_index(self, "metric_day", "(metric, day)")
+        return super().init()
 
     @api.model
     def action_open_history(self):
@@ -65,8 +65,9 @@ class IiotTelemetryDay(models.Model):
 
         Readings that come meanwhile wait until it is done: the table is locked before anything is looked at.
         """
-        companies = self.env["res.company"].sudo().with_context(active_test=False).search([])
-        for company in companies.filtered(lambda company: company.iiot_tz != company.iiot_days_tz):
+        companies = self.env["res.company"].sudo().with_context(active_test=False)
+        every = companies.search([])  # pylint: disable=no-search-all  # no domain compares two fields
+        for company in every.filtered(lambda company: company.iiot_tz != company.iiot_days_tz):
             self._begin_locked()
             zone = company.iiot_tz
             self.env.cr.execute(f"DELETE FROM {self._table} WHERE company_id = %s", (company.id,))
@@ -86,7 +87,7 @@ class IiotTelemetryDay(models.Model):
     def _begin_locked(self) -> None:
         """A new transaction that nobody adds figures beside."""
         self.env.flush_all()
-        self.env.cr.commit()  # pylint: disable=invalid-commit
+        self.env.cr.commit()  # pylint: disable=invalid-commit  # the scheduled action has it for itself
         self.env.invalidate_all()
         self.env.cr.execute(f"LOCK TABLE {self._table} IN EXCLUSIVE MODE")
 
