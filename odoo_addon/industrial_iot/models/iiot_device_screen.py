@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from calendar import timegm
 from datetime import timedelta
 from typing import Any
 
 from odoo import _, api, fields, models
 
+from ..lib.reading_text import shown_values
 from .iiot_device_presence import SILENT_AFTER
 from .rights import readable
 
 RANGES_H = (1, 24, 168)
 POINTS = 240
 """Of a chart: more than that no screen shows."""
-SHOWN_VALUES = 40
-VALUE_CHARACTERS = 200
 
 
 class IiotDevice(models.Model):
@@ -228,25 +226,3 @@ class IiotDevice(models.Model):
             "res_id": record.id,
             "view_mode": "form",
         }
-
-
-def shown_values(payload: Any) -> list[dict[str, str]]:
-    """The single values of a reading, each with its path, as texts: what lies deeper than lists and dictionaries do."""
-    found: list[dict[str, str]] = []
-
-    def walk(name: str, value: Any) -> None:
-        if len(found) >= SHOWN_VALUES:
-            return
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(f"{name}.{key}" if name else str(key), inner)
-        elif isinstance(value, list) and any(isinstance(inner, (dict, list)) for inner in value):
-            for index, inner in enumerate(value):
-                walk(f"{name}[{index}]", inner)
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            found.append({"name": name or "value", "value": text[:VALUE_CHARACTERS]})
-
-    if payload is not None and payload is not False:
-        walk("", payload)
-    return found

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -7,6 +6,7 @@ from odoo.tools import SQL
 from psycopg2.extras import execute_values
 
 from ..lib.message import Message
+from ..lib.reading_text import reading_line, reading_pretty
 from ..lib.times import utc_now
 from .constraints import ensure_index
 from .iiot_telemetry_devices import load_devices
@@ -50,14 +50,20 @@ class IiotTelemetry(models.Model):
 
     @api.depends("payload")
     def _compute_payload_text(self):
+        null = self._null_ids()
         for reading in self:
-            payload = reading.payload
-            if isinstance(payload, dict):
-                text = ", ".join(f"{key}: {value}" for key, value in payload.items())
-            else:
-                text = "" if payload is False else str(payload)
-            reading.payload_pretty = json.dumps(payload, indent=2, ensure_ascii=False)
-            reading.payload_text = text if len(text) <= 200 else text[:200] + "…"
+            payload = None if reading._origin.id in null else reading.payload
+            reading.payload_text = reading_line(payload)
+            reading.payload_pretty = reading_pretty(payload)
+
+    def _null_ids(self) -> set[int]:
+        """Readings that are ``null``: the field says ``False`` of them, as of those that are ``false``."""
+        unclear = [reading._origin.id for reading in self if reading.payload is False]
+        if not unclear:
+            return set()
+        query = "SELECT id FROM iiot_telemetry WHERE id = ANY(%s) AND payload IS DISTINCT FROM 'false'::jsonb"
+        self.env.cr.execute(query, (unclear,))
+        return {row[0] for row in self.env.cr.fetchall()}
 
     def _take(self, messages: Sequence[Message], *, extend: bool = True) -> None:
         """Readings of one gateway take effect: history, roll-up, state of the device, rules, the extension point.

@@ -11,8 +11,8 @@ from odoo.exceptions import UserError
 from ..lib import json_text
 from ..lib.domain import DomainError
 from ..lib.jsonpath import PathError
+from ..lib.reading_text import shown_values
 from ..lib.times import parse_rfc3339
-from .iiot_device_screen import shown_values
 from .iiot_telemetry_rule_plan import TargetError, check_author, check_rule
 
 READINGS = 10

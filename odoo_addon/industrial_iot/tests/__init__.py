@@ -13,6 +13,7 @@ from . import (
     test_presence,
     test_profile,
     test_push,
+    test_reading_text,
     test_rights,
     test_routes,
     test_screen,

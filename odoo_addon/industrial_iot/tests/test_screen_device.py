@@ -6,7 +6,7 @@ from odoo import fields
 from odoo.exceptions import AccessError, UserError
 from odoo.tests import Form
 
-from ..models.iiot_device_screen import shown_values
+from ..lib.reading_text import shown_values
 from ..wizards import iiot_token_dialog
 from .device_case import DeviceCase, now
 
