@@ -21,6 +21,7 @@ class IiotGateway(models.Model):
 
     condition = fields.Selection(CONDITIONS, compute="_compute_condition", help="How the appliance is, in one word.")
     contact_text = fields.Char("Contact", compute="_compute_texts")
+    devices_text = fields.Char("Devices Online", compute="_compute_texts")
     backlog_text = fields.Char("Backlog", compute="_compute_texts")
     disk_text = fields.Char("Disk", compute="_compute_texts")
     disk_used_percent = fields.Float("Disk Used", compute="_compute_texts")
@@ -52,13 +53,16 @@ class IiotGateway(models.Model):
 
     @api.depends(
         "last_contact", "waiting", "oldest_waiting_at", "drain_s", "disk_free_mb", "disk_total_mb", "clock_ahead_s",
-        "uptime_s",
+        "uptime_s", "devices_online", "devices_paired",
     )  # fmt: skip
     def _compute_texts(self):
         wording = self.env["iiot.wording"]
         for gateway in self:
             ago = wording._since(gateway.last_contact)
             gateway.contact_text = _("%s ago", ago) if ago else _("Never")
+            gateway.devices_text = gateway.last_contact and _(
+                "%(online)s of %(paired)s", online=gateway.devices_online, paired=gateway.devices_paired
+            )
             gateway.backlog_text = gateway._backlog_words(wording)
             total, free = gateway.disk_total_mb, gateway.disk_free_mb
             gateway.disk_used_percent = 100 * (total - free) / total if total else 0

@@ -47,12 +47,34 @@ class TestGatewayInWords(DeviceCase):
         self.assertEqual(gateway.disk_used_percent, 75)
         self.assertEqual((gateway.clock_text, gateway.uptime_text), ("1 min behind Odoo's", "3 min"))
 
+    def test_how_many_of_its_devices_are_online_is_one_text(self):
+        self.assertFalse(self.gateway.devices_text)
+        self.assertEqual(self.report(devices_online=6, devices_paired=7).devices_text, "6 of 7")
+
     def test_its_buttons_lead_to_its_devices_and_events(self):
         device = self.paired()
         action = self.gateway.action_open_devices()
         self.assertEqual(self.env["iiot.device"].search(action["domain"]), device)
         self.assertEqual(self.gateway.device_count, 1)
         self.assertEqual(self.gateway.action_open_events()["domain"], [("gateway_id", "=", self.gateway.id)])
+
+
+class TestCards(DeviceCase):
+    def test_what_the_menus_list_has_cards_for_phones(self):
+        for name in (
+            "device",
+            "device_profile",
+            "gateway",
+            "command",
+            "telemetry_rule",
+            "telemetry",
+            "firmware",
+            "update",
+        ):
+            action = self.env.ref(f"industrial_iot.iiot_{name}_action")
+            self.assertIn("kanban", action.view_mode.split(","), name)
+            views = self.env[action.res_model].get_views([(False, "kanban")])["views"]
+            self.assertIn("<field", views["kanban"]["arch"])
 
 
 class TestProfileForm(DeviceCase):
