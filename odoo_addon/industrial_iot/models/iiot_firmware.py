@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ from odoo import _, api, fields, models
 from odoo.exceptions import UserError, ValidationError
 
 from .constraints import declare
+
+_logger = logging.getLogger(__name__)
 
 VERSION_CHARACTERS = 64
 URL_CHARACTERS = 2048
@@ -57,7 +60,27 @@ class IiotFirmware(models.Model):
     declare(
         vars(),
         version_unique=("UNIQUE(profile_id, version)", "There is a firmware with this version already."),
+        # where no template is named, which is NULL: of those any number is unique
+        version_unique_for_all=(
+            "EXCLUDE USING btree (version WITH =) WHERE (profile_id IS NULL)",
+            "There is a firmware for all devices with this version already. It may be archived.",
+        ),
     )
+
+    def init(self):
+        """Say which versions keep the database from refusing others: Odoo goes on without a constraint that fails."""
+        self.env.cr.execute(
+            "SELECT version, array_agg(id ORDER BY id) FROM iiot_firmware WHERE profile_id IS NULL "
+            "GROUP BY version HAVING count(*) > 1 ORDER BY version"
+        )
+        for version, ids in self.env.cr.fetchall():
+            _logger.warning(
+                "Firmware %s for all devices is there more than once (iiot.firmware %s). Give all but one another "
+                "version or a template, and update the add-on again: until then more of them can be made.",
+                version,
+                ", ".join(map(str, ids)),
+            )
+        return super().init()
 
     @api.depends("version", "profile_id")
     def _compute_display_name(self):

@@ -3,6 +3,8 @@ import hashlib
 
 from odoo.exceptions import AccessError, UserError, ValidationError
 from odoo.tests import Form
+from odoo.tools import mute_logger
+from psycopg2 import IntegrityError
 
 from .device_case import DeviceCase
 
@@ -74,6 +76,29 @@ class TestFirmware(DeviceCase):
         ):
             with self.subTest(values), self.assertRaises(ValidationError):
                 self.make(**values)
+
+    @mute_logger("odoo.sql_db")
+    def test_a_version_is_there_once_for_a_template_and_once_for_all_devices(self):
+        url = "https://files.example.com/f"
+        for template in (False, self.profile.id):
+            self.make(url=url, profile_id=template, active=False)
+            self.make(url=url, profile_id=template, version="2.1.1")
+            with self.assertRaises(IntegrityError), self.env.cr.savepoint():
+                self.make(url=url, profile_id=template)
+            with self.assertRaises(IntegrityError), self.env.cr.savepoint():
+                self.env["iiot.firmware"].search([("version", "=", "2.1.1"), ("profile_id", "=", template)]).write(
+                    {"version": "2.1.0"}
+                )
+
+    def test_versions_that_were_doubled_before_are_named_when_the_addon_is_updated(self):
+        with self.assertNoLogs("odoo.addons.industrial_iot.models.iiot_firmware"):
+            self.env["iiot.firmware"].init()
+        self.env.cr.execute("ALTER TABLE iiot_firmware DROP CONSTRAINT iiot_firmware_version_unique_for_all")
+        twice = [self.make(url="https://files.example.com/f", version="7.7").id for _ in range(2)]
+        with self.assertLogs("odoo.addons.industrial_iot.models.iiot_firmware", "WARNING") as logs:
+            self.env["iiot.firmware"].init()
+        self.assertIn(f"Firmware 7.7 for all devices is there more than once (iiot.firmware {twice[0]}, {twice[1]})",
+                      logs.output[0])  # fmt: skip
 
     def test_what_devices_got_does_not_change_any_more(self):
         firmware = self.with_file(profile_id=self.profile.id)

@@ -1,7 +1,8 @@
 import base64
 import hashlib
 
-from odoo.tests import tagged
+from odoo.tests import new_test_user, tagged
+from odoo.tools import mute_logger
 
 from .contract_case import RouteCase
 
@@ -51,3 +52,17 @@ class TestFirmwareFile(RouteCase):
         for number in (self.firmware.id + 999, 2**40, 10**30):
             answer = self.get(f"/iiot/firmware/{number}/file")
             self.assertEqual(self.outcome(answer), (404, "unknown_firmware"))
+
+    @mute_logger("odoo.sql_db", "odoo.http")
+    def test_whoever_makes_a_version_for_all_devices_twice_is_told_so(self):
+        self.env["res.lang"]._activate_lang("zh_CN")
+        self.env["ir.module.module"]._load_module_terms(["industrial_iot"], ["zh_CN"])
+        values = {"version": "2.0", "url": "https://files.example.com/f"}
+        call = {"model": "iiot.firmware", "method": "create", "args": [values], "kwargs": {}}
+        for language, told in (("en_US", "There is a firmware for all devices"), ("zh_CN", "已有")):
+            name = f"maker-{language}"
+            new_test_user(self.env, name, groups="industrial_iot.group_iiot_admin", password=name, lang=language)
+            self.authenticate(name, name)
+            body = {"jsonrpc": "2.0", "method": "call", "id": 1, "params": call}
+            answer = self.call("/web/dataset/call_kw", body).json()
+            self.assertIn(told, answer["error"]["data"]["message"])
