@@ -17,6 +17,9 @@ FORBIDDEN_MODELS = (
 )
 """Beginnings of names of models that are no business of a machine: people's rights, Odoo's own parts, this add-on."""
 FORBIDDEN_FIELDS = frozenset(("id", "create_uid", "create_date", "write_uid", "write_date", "parent_path"))
+AUTHOR_IS_GONE = Worded(_("Its author has been archived."))
+AUTHOR_MAY_NOT = Worded(_("Its author may no longer write to the target."))
+"""Why a rule is paused."""
 MAX_RECORDS = 100
 """A domain that finds more records than this for one reading was not meant so."""
 

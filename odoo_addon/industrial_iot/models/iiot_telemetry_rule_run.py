@@ -11,7 +11,7 @@ from ..lib.jsonpath import PathError
 from ..lib.message import Message
 from ..lib.times import utc_now
 from ..lib.worded import Worded, worded
-from .iiot_telemetry_rule_plan import RulePlan, check_author, check_target
+from .iiot_telemetry_rule_plan import AUTHOR_IS_GONE, AUTHOR_MAY_NOT, RulePlan, check_author, check_target
 from .iiot_telemetry_rule_targets import Change, Targets
 
 MAX_ERROR_CHARACTERS = 500
@@ -86,30 +86,35 @@ class IiotTelemetryRule(models.Model):
             if rule.problem:
                 runnable[rule.id] = rule.problem
             elif not authors[rule.author]:
-                self.browse(rule.id)._pause(_("Its author has been archived."))
+                self.browse(rule.id)._pause(AUTHOR_IS_GONE)
             else:
                 try:
                     check_target(self.env, rule.model, rule.field)
                     check_author(self.env(user=rule.author, su=False, context={}), rule.model, rule.field)
                     runnable[rule.id] = ""
                 except AccessError:
-                    self.browse(rule.id)._pause(_("Its author may no longer write to the target."))
+                    self.browse(rule.id)._pause(AUTHOR_MAY_NOT)
                 except Exception as error:  # a field that went away with its module
                     runnable[rule.id] = worded(error) or type(error).__name__
         return runnable
 
-    def _pause(self, reason: str) -> None:
-        """Stop a rule until somebody saves it anew, and ask somebody to do so."""
-        for rule in self.sudo().with_context(tracking_disable=True):
-            rule.write({"paused_because": reason})
-            group = self.env.ref("industrial_iot.group_iiot_admin").sudo()
-            members = group.all_user_ids if "all_user_ids" in group._fields else group.users
-            people = members.filtered(lambda user: user.active and not user.share and not user._is_superuser())
+    def _pause(self, reason: Worded) -> None:
+        """Stop a rule until somebody saves it anew, and ask somebody to do so, in that one's language."""
+        group = self.env.ref("industrial_iot.group_iiot_admin").sudo()
+        members = group.all_user_ids if "all_user_ids" in group._fields else group.users
+        people = members.filtered(lambda user: user.active and not user.share and not user._is_superuser())
+        person = people[:1] or self.env.ref("base.user_admin")
+        self.sudo().with_context(tracking_disable=True, lang=person.lang)._ask_to_save(reason, person)
+
+    def _ask_to_save(self, reason: Worded, person: Any) -> None:
+        told = self.env["iiot.wording"]._told(reason)
+        for rule in self:
+            rule.write({"paused_because": told})
             rule.activity_schedule(
                 "mail.mail_activity_data_warning",
                 summary=_("A telemetry rule is paused"),
-                note=_("%s Check the rule and save it: it then runs with your rights.", reason),
-                user_id=(people[:1] or self.env.ref("base.user_admin")).id,
+                note=_("%s Check the rule and save it: it then runs with your rights.", told),
+                user_id=person.id,
             )
 
     def _known_marks(self, by_device) -> dict[tuple[int, int], tuple[Any, int]]:

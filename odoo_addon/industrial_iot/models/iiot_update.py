@@ -10,6 +10,8 @@ from ..lib.update_life import FINAL, UpdateLife
 from .constraints import declare, ensure_index
 
 DEADLINE_DAYS = 7
+"""Longer than an appliance's limits for all states together, four and a half days: those are what ends an update, and
+more here would change nothing. This one decides where the appliance itself is away."""
 CONCLUDED_AT_A_TIME = 500
 EDITABLE = frozenset(("device_id", "firmware_id", "deadline"))
 """What people may write, and in a draft only."""

@@ -123,3 +123,13 @@ class TestWording(TelemetryCase):
         with self.assertRaises(UserError) as caught:
             device.send_command("start", {"a": object()})
         self.assert_chinese(caught.exception.args[0], "object")
+
+    def test_whoever_is_asked_about_a_paused_rule_is_asked_in_words_of_the_language(self):
+        author = self.user_in("gone", "industrial_iot.group_iiot_admin,base.group_partner_manager")
+        rule = self.make_rule(author=author)
+        author.active = False
+        self.env["res.users"].search([("share", "=", False)]).lang = "zh_CN"
+        self.take(self.message({"temperature": 5}))
+        self.assert_chinese(rule.paused_because)
+        self.assert_chinese(rule.activity_ids.summary)
+        self.assert_chinese(rule.activity_ids.note)
