@@ -23,13 +23,15 @@ class IiotDevice(models.Model):
             "mqtt": self._address(),
         }
 
-    def _address(self) -> dict[str, Any]:
+    def _address(self, gateway=None) -> dict[str, Any]:
         """The broker address that the device is to be told; what is ``None`` the appliance fills in by itself.
+
+        :param gateway: the one that is to pair it, where that is not known from the device
 
         Port and encryption of the parameters belong to the host of the parameters: without any host from here they
         are not told, because the appliance knows where it listens.
         """
-        gateway = self.gateway_id
+        gateway = gateway or self.gateway_id
         parameters = self.env["ir.config_parameter"].sudo()
         host = gateway.mqtt_host or parameters.get_param(HOST) or None
         port = gateway.mqtt_port or _port(parameters.get_param(PORT) if host else None)

@@ -70,6 +70,10 @@ class IiotDeviceToken(models.Model):
 class IiotDevice(models.Model):
     _inherit = "iiot.device"
 
+    token_until = fields.Datetime(
+        "Token Good Until", compute="_compute_token_until", help="Of the token that was made and is not used yet."
+    )
+
     def _generate_token(self, valid_s: float = TOKEN_VALID_S) -> str:
         """A token that pairs this device once; earlier ones that were not used are worth nothing any more."""
         self.ensure_one()
@@ -84,7 +88,15 @@ class IiotDevice(models.Model):
         """None of their tokens leads anywhere any more."""
         self.env["iiot.device.token"].sudo().search([("device_id", "in", self.ids)]).unlink()
 
-    def _has_open_token(self) -> bool:
-        """Whether a token waits to be used."""
+    def _open_tokens(self):
+        """Those that wait to be used."""
         domain = [("device_id", "in", self.ids), ("claimed_at", "=", False), ("expires_at", ">", fields.Datetime.now())]
-        return bool(self.env["iiot.device.token"].sudo().search_count(domain, limit=1))
+        return self.env["iiot.device.token"].sudo().search(domain)
+
+    def _has_open_token(self) -> bool:
+        return bool(self._open_tokens())
+
+    def _compute_token_until(self):
+        until = {token.device_id.id: token.expires_at for token in self._open_tokens()}
+        for device in self:
+            device.token_until = until.get(device.id)

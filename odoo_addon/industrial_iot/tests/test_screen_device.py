@@ -142,6 +142,42 @@ class TestLabel(DeviceCase):
         self.assertEqual(dialog.gateway_address, "gateway.example")
         self.assertFalse(dialog.qr_problem)
 
+    def test_of_several_gateways_one_is_chosen_for_the_label_and_what_it_lacks_is_said(self):
+        known = {"enrolled_at": now().replace(microsecond=0)}
+        self.gateway.write({"mqtt_host": "one.example", **known})
+        self.gateway.report_id.ca_fingerprint = "SHA256:AB:CD"
+        other = self.env["iiot.gateway"].create({"name": "Hall 2", "mqtt_host": "two.example", **known})
+        device = self.env["iiot.device"].create({"serial_number": "SN-TWO", "profile_id": self.profile.id})
+        dialog, token = self.dialog(device)
+        self.assertFalse(dialog.gateway_id)
+        self.assertIn("Choose the gateway", dialog.label_problem)
+        self.assertNotIn("example", dialog.label_html)
+        dialog.gateway_id = other
+        self.assertIn("two.example", dialog.label_html)
+        self.assertIn(token, dialog.label_html)
+        self.assertIn("Hall 2 has not told the fingerprint", dialog.label_problem)
+        dialog.gateway_id = self.gateway
+        for text in ("one.example", "SHA256:AB:CD"):
+            self.assertIn(text, dialog.label_html)
+        self.assertFalse(dialog.label_problem)
+        self.assertFalse(device.gateway_id)
+        device.gateway_id = other
+        self.assertEqual(self.dialog(device)[0].gateway_id, other)
+
+    def test_until_when_a_token_is_good_is_told_until_it_is_used(self):
+        device, other = self.env["iiot.device"].create(
+            [{"serial_number": f"SN-UNTIL-{n}", "profile_id": self.profile.id} for n in range(2)]
+        )
+        self.assertFalse(device.token_until)
+        device.with_user(self.user).action_generate_token()
+        (device | other).invalidate_recordset()
+        token = self.env["iiot.device.token"].search([("device_id", "=", device.id)])
+        self.assertEqual(device.with_user(self.user).token_until, token.expires_at)
+        self.assertFalse(other.token_until)
+        token.claimed_at = token.expires_at
+        device.invalidate_recordset()
+        self.assertFalse(device.token_until)
+
     def test_without_the_package_for_the_code_the_label_says_so_and_is_as_good(self):
         device = self.env["iiot.device"].create({"serial_number": "SN-PLAIN", "profile_id": self.profile.id})
         with patch.object(iiot_token_dialog, "qrcode", None):

@@ -26,17 +26,39 @@ class IiotTokenDialog(models.TransientModel):
     serial_number = fields.Char(store=False, readonly=True)
     valid_days = fields.Integer(store=False, readonly=True)
     device_id = fields.Many2one("iiot.device", store=False, readonly=True)
+    gateway_id = fields.Many2one(
+        "iiot.gateway",
+        compute="_compute_gateway",
+        readonly=False,
+        domain="[('id', 'in', gateway_ids)]",
+        help="Which one is to pair the device: its address and its authority stand on the label.",
+    )
+    gateway_ids = fields.Many2many("iiot.gateway", string="Gateways to Choose From", compute="_compute_gateways")
+    has_choice = fields.Boolean(compute="_compute_gateways")
     gateway_address = fields.Char(compute="_compute_label")
+    label_problem = fields.Char(compute="_compute_label")
     qr_problem = fields.Char(compute="_compute_label")
     label_html = fields.Text("Label", compute="_compute_label")
 
-    @api.depends("token", "serial_number", "device_id")
+    @api.depends("device_id")
+    def _compute_gateways(self):
+        for dialog in self:
+            dialog.gateway_ids = dialog.device_id._possible_gateways()
+            dialog.has_choice = len(dialog.gateway_ids) > 1
+
+    @api.depends("device_id")
+    def _compute_gateway(self):
+        for dialog in self:
+            dialog.gateway_id = dialog.device_id._label_gateway()
+
+    @api.depends("token", "serial_number", "device_id", "gateway_id")
     def _compute_label(self):
         for dialog in self:
             device = dialog.device_id
-            facts = device._label_facts() if device else {"serial": dialog.serial_number or ""}
+            facts = device._label_facts(dialog.gateway_id) if device else {"serial": dialog.serial_number or ""}
             facts["token"] = dialog.token or ""
             dialog.gateway_address = facts.get("address")
+            dialog.label_problem = dialog._label_problem(facts)
             dialog.qr_problem = (
                 False
                 if qrcode
@@ -46,20 +68,43 @@ class IiotTokenDialog(models.TransientModel):
                 self.env["ir.qweb"]._render("industrial_iot.label_page", {"label": _with_qr(facts)})
             )
 
+    def _label_problem(self, facts):
+        """What the label cannot tell the device, and what helps."""
+        if not self.gateway_ids:
+            return _("No gateway is enrolled yet: the label tells neither its address nor its authority.")
+        if not self.gateway_id:
+            return _("Choose the gateway: until then the label tells neither its address nor its authority.")
+        if not facts.get("address"):
+            return _("The address of %s is not known yet: type it on the device.", self.gateway_id.name)
+        if not facts.get("fingerprint"):
+            return _(
+                "%s has not told the fingerprint of its authority yet: devices that check it need it from elsewhere.",
+                self.gateway_id.name,
+            )
+        return False
+
 
 class IiotDevice(models.Model):
     _inherit = "iiot.device"
 
-    def _label_facts(self):
-        """What stands on the device's label; a gateway that pairs it is the one it has, or the only one there is."""
+    def _possible_gateways(self):
+        """Those that may pair it: the one it has, or all of its company."""
+        if self.gateway_id or not self:
+            return self.gateway_id
+        return self.env["iiot.gateway"].search(
+            [("company_id", "=", self.company_id.id), ("enrolled_at", "!=", False)], order="name"
+        )
+
+    def _label_gateway(self):
+        """The one that will pair it, where there is no choice."""
+        possible = self._possible_gateways()
+        return possible if len(possible) == 1 else possible.browse()
+
+    def _label_facts(self, gateway=None):
+        """What stands on the device's label, for that gateway, else for the only one it can be."""
         self.ensure_one()
-        gateway = self.gateway_id
-        if not gateway:
-            enrolled = self.env["iiot.gateway"].search(
-                [("company_id", "=", self.company_id.id), ("enrolled_at", "!=", False)], limit=2
-            )
-            gateway = enrolled if len(enrolled) == 1 else gateway
-        told = self.sudo()._address()
+        gateway = gateway or self._label_gateway()
+        told = self.sudo()._address(gateway.sudo())
         return {
             "name": self.name,
             "serial": self.serial_number,

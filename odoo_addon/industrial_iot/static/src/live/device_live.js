@@ -5,6 +5,7 @@ import { loadBundle } from "@web/core/assets";
 import { _t } from "@web/core/l10n/translation";
 import { registry } from "@web/core/registry";
 import { useService } from "@web/core/utils/hooks";
+import { useRecordObserver } from "@web/model/relational_model/utils";
 import { standardWidgetProps } from "@web/views/widgets/standard_widget_props";
 
 const ASK_EVERY_MS = 5000;
@@ -45,12 +46,14 @@ export class DeviceLive extends Component {
             () => this.drawChart(),
             () => [JSON.stringify(this.state.live && this.state.live.points)]
         );
-        useEffect(
-            () => {
+        // whatever was done above, the box says what has come of it
+        useRecordObserver(({ resId, data }) => {
+            const known = [resId, data.state, data.token_until?.ts].join();
+            if (this.known !== undefined && this.known !== known) {
                 this.ask();
-            },
-            () => [this.props.record.resId]
-        );
+            }
+            this.known = known;
+        });
     }
 
     get live() {
@@ -79,6 +82,7 @@ export class DeviceLive extends Component {
     async ask() {
         const id = this.props.record.resId;
         if (!id || this.asking) {
+            this.askAgain = Boolean(id);
             return;
         }
         this.asking = true;
@@ -96,6 +100,10 @@ export class DeviceLive extends Component {
             }
         } finally {
             this.asking = false;
+        }
+        if (this.askAgain && !this.gone) {
+            this.askAgain = false;
+            await this.ask();
         }
     }
 
