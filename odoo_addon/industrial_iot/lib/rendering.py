@@ -48,6 +48,11 @@ class RenderingError(WordedError):
         self.code = code
         self.line = line
 
+    @property
+    def template_line(self) -> int:
+        """The line of the template, 0 where it is unknown: of a text that is no JSON, ``line`` is its own."""
+        return self.line or 0 if self.code == "command_template" else 0
+
 
 def utc_now() -> datetime:
     """Naive UTC, as all times here."""

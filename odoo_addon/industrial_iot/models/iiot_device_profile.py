@@ -98,8 +98,9 @@ class IiotDeviceProfile(models.Model):
     )
 
     template_note = fields.Text("Template Notes", compute="_compute_template_note")
+    template_problem = fields.Char(compute="_compute_template_note")
     preview_action = fields.Char(compute="_compute_preview_input", readonly=False)
-    preview_params = fields.Text("Preview Parameters", compute="_compute_preview_input", readonly=False)
+    preview_params = fields.Char("Preview Parameters", compute="_compute_preview_input", readonly=False)
     preview_result = fields.Text(compute="_compute_preview_result")
 
     # --- checks ----------------------------------------------------------------------------------------------
@@ -224,19 +225,25 @@ class IiotDeviceProfile(models.Model):
 
     def _template_problem(self) -> str | None:
         """What is wrong with the command template in any case: it is none, or no sample of parameters makes it work."""
+        return self._template_problem_and_line()[0]
+
+    def _template_problem_and_line(self) -> tuple[str | None, int]:
+        """The same, and the line of the template where that is known, else 0."""
         self.ensure_one()
         template = self.command_template or ""
         try:
             RENDERER.check(template)
         except RenderingError as error:
-            return self.env["iiot.wording"]._told(error)
+            return self.env["iiot.wording"]._told(error), error.line or 0
         for of_action in trials(RENDERER, template, is_json=self.command_is_json):
             if all(trial.error for trial in of_action):
                 error = of_action[0].error
-                line = f" ({_('line %s', error.line)})" if error.line else ""
+                number = error.template_line
+                line = f" ({_('line %s', number)})" if number else ""
                 told = self.env["iiot.wording"]._told(error)
-                return _("action %(action)s: %(error)s%(line)s", action=of_action[0].action, error=told, line=line)
-        return None
+                told = _("action %(action)s: %(error)s%(line)s", action=of_action[0].action, error=told, line=line)
+                return told, number
+        return None, 0
 
     # --- trying ----------------------------------------------------------------------------------------------
 
@@ -282,9 +289,9 @@ class IiotDeviceProfile(models.Model):
     @api.depends("command_template", "command_is_json")
     def _compute_template_note(self):
         for profile in self:
-            problem = profile._template_problem()
-            notes = [problem] if problem else []
-            if not problem:
+            profile.template_problem = profile._template_problem()
+            notes = []
+            if not profile.template_problem:
                 template, is_json = profile.command_template or "", profile.command_is_json
                 for trial in (each for of_action in trials(RENDERER, template, is_json=is_json) for each in of_action):
                     if trial.error:

@@ -14,7 +14,9 @@ class IiotDeviceProfile(models.Model):
     firmware_count = fields.Integer(compute="_compute_counts")
     preview_problem = fields.Char(compute="_compute_preview_problem")
     preview_size = fields.Char(compute="_compute_preview_problem")
+    template_mark = fields.Json("Wrong Line of the Template", compute="_compute_preview_problem")
     settings_problem = fields.Char(compute="_compute_settings_problem")
+    settings_mark = fields.Json("Wrong Line of the Settings", compute="_compute_settings_problem")
     sample_device_id = fields.Many2one("iiot.device", compute="_compute_sample", readonly=False)
     topic_table = fields.Json("Topics of the Sample Device", compute="_compute_topic_table")
 
@@ -30,6 +32,8 @@ class IiotDeviceProfile(models.Model):
     def _compute_preview_problem(self):
         for profile in self:
             profile.preview_problem = profile.preview_size = False
+            problem, number = profile._template_problem_and_line()
+            profile.template_mark = _mark(number, problem)
             try:
                 params = json_text.loads(profile.preview_params or "{}")
                 if not isinstance(params, dict):
@@ -39,21 +43,25 @@ class IiotDeviceProfile(models.Model):
                 profile.preview_problem = _("The parameters are no JSON: %s", told)
                 continue
             answer = profile.preview_command(profile.preview_action or "", params)
-            if answer["error"]:
-                line = _("Line %s: ", answer["line"]) if answer["line"] else ""
+            if answer["error"] and not problem:
+                number = answer["line"] if answer["code"] == "command_template" else 0
+                line = _("Line %s: ", number) if number else ""
                 profile.preview_problem = f"{line}{answer['error']}"
-            else:
+                profile.template_mark = _mark(number, answer["error"])
+            elif not answer["error"]:
                 profile.preview_size = _("%s bytes with everything around it", answer["packet_bytes"])
 
     @api.depends("settings")
     def _compute_settings_problem(self):
         for profile in self:
-            profile.settings_problem = False
+            profile.settings_problem = profile.settings_mark = False
             try:
                 if not isinstance(json_text.loads(profile.settings or "{}"), dict):
                     profile.settings_problem = _('An object such as {"telemetry_interval_s": 10} is wanted.')
             except ValueError as error:
-                profile.settings_problem = _("This is no JSON: %s", self.env["iiot.wording"]._told(error))
+                told = self.env["iiot.wording"]._told(error)
+                profile.settings_problem = _("This is no JSON: %s", told)
+                profile.settings_mark = _mark(getattr(error, "lineno", 0), told)
 
     @api.depends("name")
     def _compute_sample(self):
@@ -101,3 +109,8 @@ class IiotDeviceProfile(models.Model):
             "domain": [("profile_id", "=", self.id)],
             "context": {"default_profile_id": self.id},
         }
+
+
+def _mark(line: int | None, text: str | None):
+    """What the editor shows beside a line."""
+    return {"line": line, "text": text or ""} if line else False
