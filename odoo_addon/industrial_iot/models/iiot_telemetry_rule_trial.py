@@ -16,6 +16,7 @@ from ..lib.times import parse_rfc3339
 from .iiot_telemetry_rule_plan import TargetError, check_author, check_rule
 
 READINGS = 10
+DEVICES = 5
 PATHS_SHOWN = 20
 CELL_CHARACTERS = 80
 DEFINITION = (
@@ -33,7 +34,7 @@ class IiotTelemetryRule(models.Model):
         "Try With",
         compute="_compute_trial_device",
         readonly=False,
-        help="Its newest readings are tried.",
+        help="Its newest readings are tried. Empty: the newest reading of each of some devices.",
     )
     trial_payload = fields.Text("Or a Reading of Your Own", store=False, help="JSON as the device sends it.")
     known_paths = fields.Char(compute="_compute_known_paths", help="Paths of the values in the newest reading.")
@@ -44,16 +45,12 @@ class IiotTelemetryRule(models.Model):
     def _compute_trial_device(self):
         for rule in self:
             device = rule.trial_device_id
-            if not device or device.profile_id != rule.profile_id:
-                device = self.env["iiot.device"].search(
-                    [("profile_id", "=", rule.profile_id.id), ("last_telemetry", "!=", False)], limit=1
-                )
-            rule.trial_device_id = device
+            rule.trial_device_id = device if device.profile_id == rule.profile_id else False
 
-    @api.depends("trial_device_id", "trial_payload")
+    @api.depends("profile_id", "trial_device_id", "trial_payload")
     def _compute_known_paths(self):
         for rule in self:
-            reading = rule.trial_device_id.last_values
+            reading = rule._trial_devices()[:1].last_values
             if (rule.trial_payload or "").strip():
                 try:
                     reading = json_text.loads(rule.trial_payload)
@@ -94,8 +91,20 @@ class IiotTelemetryRule(models.Model):
         draft._check_domain()
         return draft
 
+    def _trial_devices(self):
+        """The one that was chosen; else some that have sent something, those with a business record first."""
+        if self.trial_device_id or not self.profile_id:
+            return self.trial_device_id
+        sending = [("profile_id", "=", self.profile_id.id), ("last_telemetry", "!=", False)]
+        devices = self.env["iiot.device"].search([*sending, ("business_ref", "!=", False)], limit=DEVICES)
+        if len(devices) < DEVICES:
+            others = [*sending, ("business_ref", "=", False)]
+            devices += self.env["iiot.device"].search(others, limit=DEVICES - len(devices))
+        return devices
+
     def _trial_readings(self) -> list[dict[str, Any]]:
-        device = self.trial_device_id
+        devices = self._trial_devices()
+        device = devices[:1]
         if (self.trial_payload or "").strip():
             try:
                 payload = json_text.loads(self.trial_payload)
@@ -103,8 +112,8 @@ class IiotTelemetryRule(models.Model):
                 told = self.env["iiot.wording"]._told(error)
                 raise UserError(_("Your reading is no JSON: %s", told)) from None
             return [{"device_id": device.device_id, "payload": payload}]
-        if not device:
-            return []
+        if not self.trial_device_id:
+            return [_newest(each) for each in devices]
         kept = self.env["iiot.telemetry"].search(
             [("device_id", "=", device.id)], limit=READINGS, order="at desc, id desc"
         )
@@ -113,17 +122,19 @@ class IiotTelemetryRule(models.Model):
                 {"device_id": device.device_id, "payload": each.payload, "at": each.at.isoformat() + "Z"}
                 for each in kept
             ]
-        return [{"device_id": device.device_id, "payload": device.last_values}] if device.last_values else []
+        return [_newest(device)] if device.last_telemetry else []
 
     def _trial_rows(self, lines):
         """What a preview told, as a table; times in the reader's time zone."""
         rows = []
+        names = {device.device_id: device.name for device in self._trial_devices()}
         for line in lines:
             at = line["at"] and fields.Datetime.context_timestamp(self, parse_rfc3339(line["at"]))
             look = "" if line["writes"] else "muted" if line["matched"] and line["record"] else "danger"
             rows.append(
                 {
                     "cells": [
+                        *([] if self.trial_device_id else [names.get(line["device_id"]) or ""]),
                         at.strftime("%Y-%m-%d %H:%M:%S") if at else "",
                         _shown(line["value"]) if line["matched"] else _("nothing found"),
                         line["record"] or "",
@@ -134,12 +145,19 @@ class IiotTelemetryRule(models.Model):
                     "look": look,
                 }
             )
-        return {"head": [_("Reading"), _("Value Found"), _("Record"), _("Now"), _("Then"), ""], "rows": rows}
+        head = [_("Reading"), _("Value Found"), _("Record"), _("Now"), _("Then"), ""]
+        return {"head": head if self.trial_device_id else [_("Device"), *head], "rows": rows}
 
     def _no_readings(self):
         if not self.trial_device_id:
-            return _("Choose a device, or paste a reading, to see what the rule would do.")
+            return _("No device of this template has sent a reading: paste one to see what the rule would do.")
         return _("No readings of this device are kept: paste one.")
+
+
+def _newest(device) -> dict[str, Any]:
+    """The newest reading of a device as :meth:`preview` takes it."""
+    at = device.last_telemetry.isoformat() + "Z"
+    return {"device_id": device.device_id, "payload": device.last_values, "at": at}
 
 
 def _shown(value: Any) -> str:

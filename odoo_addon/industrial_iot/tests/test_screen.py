@@ -80,15 +80,32 @@ class TestCards(DeviceCase):
 class TestProfileForm(DeviceCase):
     def test_errors_of_the_template_name_their_line_and_those_of_settings_their_reason(self):
         form = Form(self.profile)
-        form.command_template = '{"a": 1,\n {{ params.delay + 1 }}: 2}'
+        form.command_template = '{"a": 1,\n "b": {{ params.delay + 1 }}}'
         form.preview_params = "{}"
         self.assertTrue(form.preview_problem.startswith("Line 2: "), form.preview_problem)
+        self.assertEqual((form.template_mark["line"], form.template_problem), (2, False))
+        form.preview_params = '{"delay": 3}'
+        self.assertEqual((form.template_mark, form.preview_problem), (False, False))
+        self.assertTrue(form.preview_size)
         form.preview_params = "[1]"
         self.assertIn("no JSON", form.preview_problem)
-        form.settings = "{"
+        form.settings = '{\n"a": }'
         self.assertIn("no JSON", form.settings_problem)
+        self.assertEqual(form.settings_mark["line"], 2)
         form.settings = "[]"
         self.assertIn("object", form.settings_problem)
+        self.assertFalse(form.settings_mark)
+
+    def test_what_is_wrong_with_a_template_in_any_case_is_said_once_and_marked(self):
+        form = Form(self.profile)
+        form.command_template = '{"a": 1,\n\n "b": {{ params. }}}'
+        self.assertIn("line 3", form.template_problem)
+        self.assertEqual(form.template_mark, {"line": 3, "text": form.template_problem})
+        self.assertFalse(form.preview_problem or form.template_note or form.preview_size)
+        # the line of a text that is no JSON is not one of the template
+        form.command_template = '{% for n in [1] %}\n{% endfor %}\n{"a": }'
+        self.assertTrue(form.template_problem)
+        self.assertFalse(form.template_mark)
 
     def test_topics_are_shown_as_a_device_gets_them(self):
         device = self.paired()
@@ -153,10 +170,33 @@ class TestRuleTrial(TelemetryCase):
         self.take(self.message({"temperature": 5}))
         rule = self.env["iiot.telemetry.rule"].with_user(self.author).search([])
         form = Form(rule)
-        self.assertEqual(form.trial_table["rows"][0]["cells"][5], "The field has this value already.")
+        self.assertEqual(form.trial_table["rows"][0]["cells"][6], "The field has this value already.")
         form.offset = 1
-        self.assertEqual(form.trial_table["rows"][0]["cells"][4:], ["6", "would be written"])
+        self.assertEqual(form.trial_table["rows"][0]["cells"][5:], ["6", "would be written"])
         self.assertEqual(self.partner().color, 5)
+
+    def test_without_a_choice_the_newest_reading_of_each_of_some_devices_is_tried(self):
+        form = self.form(json_path="$.temperature")
+        self.target(form)
+        self.assertIn("paste one", form.trial_table["note"])
+        devices = self.env["iiot.device"].search([("profile_id", "=", self.profile.id)])
+        self.assertEqual(len(devices), 3)
+        for number, device in enumerate(devices):
+            self.take(
+                self.message({"temperature": 1}, device=device),
+                self.message({"temperature": 10 + number}, at=1, device=device),
+            )
+        form = self.form(json_path="$.temperature")
+        self.target(form)
+        self.assertEqual(form.trial_table["head"][0], "Device")
+        self.assertEqual(form.known_paths, "$.temperature")
+        shown = [(row["cells"][0], row["cells"][2]) for row in form.trial_table["rows"]]
+        self.assertEqual(shown, [(device.name, str(10 + number)) for number, device in enumerate(devices)])
+        form.trial_payload = '{"temperature": 99}'
+        self.assertEqual([row["cells"][5] for row in form.trial_table["rows"]], ["99"])
+        with patch("odoo.addons.industrial_iot.models.iiot_telemetry_rule_trial.DEVICES", 1):
+            form.trial_payload = False
+            self.assertEqual(len(form.trial_table["rows"]), 1)
 
 
 class TestDashboard(DeviceCase):
