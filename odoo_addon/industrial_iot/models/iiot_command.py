@@ -6,7 +6,8 @@ from datetime import datetime, timedelta, timezone
 from odoo import _, api, fields, models
 from odoo.exceptions import UserError
 
-from ..lib.command_life import FINAL, Life
+from ..lib.answer import device_words
+from ..lib.command_life import BY_DEVICE, FINAL, Life
 from .constraints import declare, ensure_index
 
 ANSWER_BYTES = 600 << 10
@@ -97,7 +98,7 @@ class IiotCommand(models.Model):
         ensure_index(self, "cancel_idx", "(device_id, id) WHERE cancel_requested AND state = 'queued'")
         ensure_index(self, "open_idx", "(deadline) WHERE state IN ('queued', 'sent')")
 
-    @api.depends("reason", "detail")
+    @api.depends("reason", "detail", "response")
     def _compute_reason_text(self):
         words = {
             "no_ack": _("The device never acknowledged it."),
@@ -115,6 +116,9 @@ class IiotCommand(models.Model):
         }
         for command in self:
             text = words.get(command.reason or "", command.reason or "")
+            told = device_words(command.response) if command.reason == BY_DEVICE else ""
+            if told:
+                text = _("The device says: %s", told)
             command.reason_text = " ".join(filter(None, (text, command.detail)))
 
     @api.depends("deadline")

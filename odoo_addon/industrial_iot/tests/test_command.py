@@ -322,6 +322,17 @@ class TestLife(DeviceCase):
         self.assertEqual((command.state, command.reason), ("failed", "unknown_device"))
         self.assertIn("no device press", command.reason_text)
 
+    def test_why_a_device_refuses_is_told_in_its_own_words(self):
+        for answer, words in (
+            ({"error": "motor is hot"}, "The device says: motor is hot"),
+            ({"result": {}, "error": {"message": "no such action"}}, "The device says: no such action"),
+            ({}, "The device answered with an error."),
+        ):
+            command = self.paired().send_command("x")
+            payload = {"command_id": command.command_id, "status": "error", **answer}
+            self.take_states(self.told(command.device_id, "command_response", payload))
+            self.assertEqual((command.state, command.reason_text), ("failed", words))
+
     def test_a_command_that_somebody_else_sent_has_a_row_of_its_own(self):
         device = self.paired()
         payload = {"command_id": "c-foreign", "state": "queued", "at": "2026-11-22T10:00:00.000Z"}
