@@ -38,6 +38,7 @@ from . import (  # isort: skip  # what extends the models above
     iiot_device_presence,
     iiot_device_report,
     iiot_firmware,
+    iiot_gateway_ledger,
     iiot_update,
     iiot_update_exchange,
     push,

@@ -5,7 +5,11 @@ from datetime import timedelta
 from odoo import _, api, fields, models
 
 LISTED = 5
-TROUBLE = ["|", ("is_silent", "=", True), ("status", "in", ("degraded", "failing"))]
+"""Of each kind by name; of more there is a number."""
+ACTIVE = [("state", "=", "active")]
+OFFLINE = [*ACTIVE, ("connection_status", "=", "offline")]
+CONTESTED = [*ACTIVE, ("is_contested", "=", True)]
+ATTENTION = [("needs_attention", "=", True)]
 
 
 class IiotDashboard(models.AbstractModel):
@@ -19,40 +23,46 @@ class IiotDashboard(models.AbstractModel):
         """Tiles, and the first steps that are still to be taken.
 
         :return: ``tiles``: ``title, count, look, text, action`` (an action to be opened by the client); ``steps``:
-            ``title, text, done, action``; ``problems``: devices and gateways that need somebody, with the reason
+            ``title, text, done, action``; ``problems``: ``model, id, name, text`` of what needs attention;
+            ``more``: ``text, action`` of kinds of which there are more
         """
-        return {"tiles": self._tiles(), "steps": self._steps(), "problems": self._problems()}
+        problems, more = self._problems()
+        return {"tiles": self._tiles(), "steps": self._steps(), "problems": problems, "more": more}
 
     def _tiles(self):
         device, command, update = (self.env[f"iiot.{name}"] for name in ("device", "command", "update"))
-        day = fields.Datetime.now() - timedelta(days=1)
-        active = [("state", "=", "active")]
-        failed = [("state", "in", ("failed", "expired")), ("queued_at", ">=", day)]
-        broken = [("state", "in", ("failed", "rolled_back")), ("started_at", ">=", day - timedelta(days=6))]
-        online = device.search_count([*active, ("connection_status", "=", "online")])
-        offline = device.search_count([*active, ("connection_status", "=", "offline")])
-        unknown = device.search_count([*active, ("connection_status", "=", "unknown")])
+        failed = [("state", "in", ("failed", "expired")), ("queued_at", ">=", self._days_ago(1))]
+        active = {"search_default_in_use": 0, "search_default_active": 1}
+        online = device.search_count([*ACTIVE, ("connection_status", "=", "online")])
+        offline = device.search_count(OFFLINE)
+        unknown = device.search_count([*ACTIVE, ("connection_status", "=", "unknown")])
         unpaired = device.search_count([("state", "in", ("draft", "provisioned"))])
         return [
-            self._tile(_("Online"), online, "success", _("devices"), "device", {"search_default_online": 1}),
-            self._tile(_("Offline"), offline, "danger", _("devices"), "device", {"search_default_offline": 1}),
-            self._tile(_("Unknown"), unknown, "secondary", _("devices"), "device", {"search_default_unknown": 1}),
-            self._tile(_("To Be Paired"), unpaired, "info", _("devices"), "device", {"search_default_not_paired": 1}),
             self._tile(
-                _("Gateways in Trouble"), self.env["iiot.gateway"].search_count(TROUBLE), "danger", _("now"), "gateway",
-                {"search_default_silent": 1, "search_default_trouble": 1},
+                _("Online"), online, "success", _("devices"), "device", {**active, "search_default_online": 1}
             ),
             self._tile(
-                _("Commands Failed"), command.search_count(failed), "danger", _("last 24 hours"), "command",
-                {"search_default_failed": 1},
+                _("Offline"), offline, "danger", _("devices"), "device", {**active, "search_default_offline": 1}
+            ),
+            self._tile(
+                _("Unknown"), unknown, "secondary", _("devices"), "device", {**active, "search_default_unknown": 1}
+            ),
+            self._tile(_("To Be Paired"), unpaired, "info", _("devices"), "device", {"search_default_not_paired": 1}),
+            self._tile(
+                _("Gateways in Trouble"), self.env["iiot.gateway"].search_count(ATTENTION), "danger", _("now"),
+                "gateway", {"search_default_trouble": 1},
+            ),
+            self._tile(
+                _("Commands Failed"), command.search_count(failed), "danger", _("since yesterday"), "command",
+                {"search_default_failed": 1, "search_default_last_day": 1},
             ),
             self._tile(
                 _("Updates Running"), update.search_count([("is_running", "=", True)]), "info", _("now"), "update",
                 {"search_default_running": 1},
             ),
             self._tile(
-                _("Updates Failed"), update.search_count(broken), "danger", _("last 7 days"), "update",
-                {"search_default_failed": 1},
+                _("Updates Failed"), update.search_count(self._failed_updates()), "danger", _("last 7 days"), "update",
+                {"search_default_failed": 1, "search_default_last_week": 1},
             ),
         ]  # fmt: skip
 
@@ -96,31 +106,53 @@ class IiotDashboard(models.AbstractModel):
             for title, text, done, model in steps
         ]
 
+    def _days_ago(self, days):
+        """As the filters of the lists say it, so that a list has as many as its tile says."""
+        return f"{fields.Date.context_today(self) - timedelta(days=days)}"
+
+    def _failed_updates(self):
+        return [("state", "in", ("failed", "rolled_back")), ("started_at", ">=", self._days_ago(7))]
+
     def _problems(self):
-        found = []
-        gateways = self.env["iiot.gateway"].search(TROUBLE, limit=LISTED)
-        for gateway in gateways:
-            text = _("last contact %s", gateway.contact_text) if gateway.is_silent else gateway.problems or ""
-            found.append({"model": "iiot.gateway", "id": gateway.id, "name": gateway.name, "text": text})
-        devices = self.env["iiot.device"].search(
-            [("state", "=", "active"), ("connection_status", "=", "offline")],
-            limit=LISTED,
-            order="state_id desc",
-        )
-        found += [
-            {"model": "iiot.device", "id": device.id, "name": device.name, "text": device.connection_text}
-            for device in devices
-        ]
-        rules = self.env["iiot.telemetry.rule"].search(
-            ["|", ("paused_because", "!=", False), ("applied_ids.failures", ">", 0)], limit=LISTED
-        )
-        found += [
-            {
-                "model": "iiot.telemetry.rule",
-                "id": rule.id,
-                "name": rule.name,
-                "text": rule.paused_because or rule.last_error or "",
-            }
-            for rule in rules
-        ]
-        return found
+        """What needs attention, the gravest first, and of which kinds there is more than is listed."""
+        kinds = (
+            ("gateway", ATTENTION, {"search_default_trouble": 1}, self._gateway_problem),
+            ("device", CONTESTED, {"search_default_contested": 1}, lambda device: device.connection_advice),
+            ("device", OFFLINE, {"search_default_offline": 1}, lambda device: device.connection_text),
+            ("telemetry_rule", self._rules_in_trouble(), {"search_default_failing": 1, "search_default_paused": 1},
+             lambda rule: rule.paused_because or rule.last_error),
+            ("update", self._updates_to_look_at(), {"search_default_failed": 1, "search_default_last_week": 1},
+             lambda update: update._end_words()),
+        )  # fmt: skip
+        listed, more = [], []
+        for kind, domain, context, told in kinds:
+            model = self.env[f"iiot.{kind.replace('_', '.')}"]
+            order = "state_id desc" if kind == "device" else None
+            found = model.search(domain, limit=LISTED, order=order)
+            listed += [
+                {"model": model._name, "id": each.id, "name": each.display_name, "text": told(each) or ""}
+                for each in found
+            ]
+            if len(found) == LISTED and (rest := model.search_count(domain) - LISTED) > 0:
+                action = {"xmlid": f"industrial_iot.iiot_{kind}_action", "context": context}
+                names = self.env["ir.model"]._get(model._name).name
+                more.append({"text": _("%(count)s more: %(kind)s", count=rest, kind=names), "action": action})
+        return listed, more
+
+    def _gateway_problem(self, gateway):
+        if gateway.is_silent:
+            return _("last contact %s", gateway.contact_text)
+        ledger = "" if gateway.ledger_adds_up else gateway.ledger_text
+        parked = _("%s messages are set aside.", f"{int(gateway.parked):,}") if gateway.parked else ""
+        return " ".join(filter(None, (gateway.problems or "", ledger, parked)))
+
+    def _rules_in_trouble(self):
+        return ["|", ("paused_because", "!=", False), ("is_failing", "=", True)]
+
+    def _updates_to_look_at(self):
+        """Those that failed last week, unless another one of the device was ordered since."""
+        update = self.env["iiot.update"]
+        failed = update.search(self._failed_updates())
+        later = update._read_group([("device_id", "in", failed.device_id.ids)], ["device_id"], ["id:max"])
+        newest = {highest for _device, highest in later}
+        return [("id", "in", [each.id for each in failed if each.id in newest and not each._is_wanted_rollback()])]

@@ -163,7 +163,11 @@ class IiotDemo(models.AbstractModel):
         for start in range(0, len(messages), BATCH):
             self.env["iiot.telemetry"]._take(messages[start : start + BATCH])
         report = self.env["iiot.gateway"].search([("name", "=", "Factory, Hall A")], limit=1).report_id
-        report.write(dict.fromkeys(("ledger_received", "ledger_stored", "readings_stored"), float(len(messages))))
+        report.write(
+            dict.fromkeys(
+                ("ledger_received", "ledger_stored", "ledger_counted", "readings_stored"), float(len(messages))
+            )
+        )
 
     def _message(self, device, at):
         payload = reading(device.profile_id.name, device.id, at)
@@ -303,7 +307,7 @@ class IiotDemo(models.AbstractModel):
         devices = gateway.device_ids.filtered(lambda device: device.connection_status == "online")
         messages = [self._message(device, now) for device in devices.sorted("id")]
         self.env["iiot.telemetry"]._take(messages)
-        counted = ("ledger_received", "ledger_stored", "readings_stored")
+        counted = ("ledger_received", "ledger_stored", "ledger_counted", "readings_stored")
         gateway.report_id.write({name: gateway.report_id[name] + len(messages) for name in counted})
 
 

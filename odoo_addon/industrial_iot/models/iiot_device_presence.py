@@ -10,6 +10,7 @@ from odoo.tools import SQL
 
 from ..lib.message import Message
 from ..lib.times import AHEAD_TOLERANCE, parse_rfc3339
+from .attention import ask, settle
 
 SILENT_AFTER = timedelta(minutes=2)
 """An appliance asks every few seconds: after this nobody knows any more who is connected to it."""
@@ -18,6 +19,8 @@ CAUGHT_UP_AFTER = timedelta(minutes=1)
 TEXT_CHARACTERS = 300
 ACTIVITIES_AT_A_TIME = 200
 INACTIVE_XMLID = "industrial_iot.activity_inactive"
+CONTESTED = 5
+"""Its place in what :func:`_presence` returns."""
 
 
 class IiotDevice(models.Model):
@@ -37,13 +40,13 @@ class IiotDevice(models.Model):
             return
         self.env["iiot.device.state"].flush_model()
         self.env.cr.execute(
-            "SELECT d.id, s.id, s.presence_at FROM iiot_device d JOIN iiot_device_state s ON s.id = d.state_id "
-            "WHERE d.id IN %s ORDER BY d.id",
+            "SELECT d.id, s.id, s.presence_at, s.is_contested FROM iiot_device d "
+            "JOIN iiot_device_state s ON s.id = d.state_id WHERE d.id IN %s ORDER BY d.id",
             (tuple(told),),
         )
         now = datetime.now(timezone.utc).replace(tzinfo=None)
-        rows = []
-        for device_id, state_id, presence_at in self.env.cr.fetchall():
+        rows, begun, over = [], [], []
+        for device_id, state_id, presence_at, was_contested in self.env.cr.fetchall():
             of_device = told[device_id]
             reconnects = sum(_count(message.payload.get("reconnects")) for message in of_device)
             takeovers = sum(_count(message.payload.get("takeovers")) for message in of_device)
@@ -52,7 +55,10 @@ class IiotDevice(models.Model):
                 # old news, retried by hand; with a clock that ran ahead what came before counts for nothing
                 rows.append((state_id, *([None] * 9), reconnects, takeovers))
                 continue
-            rows.append((state_id, *_presence(newest), reconnects, takeovers))
+            presence = _presence(newest)
+            rows.append((state_id, *presence, reconnects, takeovers))
+            if presence[CONTESTED] != bool(was_contested):
+                (begun if presence[CONTESTED] else over).append(device_id)
         self.env.cr.execute_values(
             """
             UPDATE iiot_device_state s SET
@@ -79,6 +85,11 @@ class IiotDevice(models.Model):
         )
         self.env["iiot.device.state"].invalidate_model()
         self.invalidate_model(flush=False)
+        ask(self.browse(begun), "contested", lambda device: device._contested_words())
+        settle(self.browse(over), "contested")
+
+    def _contested_words(self):
+        return _("Two devices use this identity"), self._connection_words()[1]
 
     # --- while a gateway is silent ---------------------------------------------------------------------------
 

@@ -43,6 +43,24 @@ class IiotGatewayReport(models.Model):
     ledger_refused = fields.Float("Refused", digits=COUNT, readonly=True)
     ledger_repeated = fields.Float("Repeated by Devices", digits=COUNT, readonly=True)
     readings_stored = fields.Float("In Odoo, as Odoo Counts", digits=COUNT, readonly=True)
+    ledger_counted = fields.Float(
+        "Counted by Odoo", digits=COUNT, readonly=True, help="What Odoo had counted when the appliance reported."
+    )
+    ledger_before = fields.Float(
+        "Not for This Odoo",
+        digits=COUNT,
+        readonly=True,
+        help="Delivered before the appliance was enrolled here, or accepted.",
+    )
+    ledger_gap = fields.Float(
+        "Unaccounted", digits=COUNT, readonly=True, help="Received, and in none of the appliance's own figures."
+    )
+    ledger_short = fields.Float(
+        "Missing in Odoo",
+        digits=COUNT,
+        readonly=True,
+        help="Delivered as the appliance knows, and not counted by Odoo.",
+    )
 
     # how the two sides stand to each other
     epoch = fields.Char(readonly=True)

@@ -13,13 +13,19 @@ CONDITIONS = [
     ("off", "Switched Off"),
     ("copy", "Copy"),
 ]
-PERCENT_LOW = 10
+TROUBLE = [
+    ("is_enabled", "=", True),
+    *("|", "|", "|", "|", ("is_silent", "=", True), ("status", "in", ("degraded", "failing"))),
+    *(("parked", ">", 0), ("ledger_gap", "!=", 0), ("ledger_short", ">", 0)),
+]
+"""What a person has to look after."""
 
 
 class IiotGateway(models.Model):
     _inherit = "iiot.gateway"
 
     condition = fields.Selection(CONDITIONS, compute="_compute_condition", help="How the appliance is, in one word.")
+    needs_attention = fields.Boolean(compute="_compute_needs_attention", search="_search_needs_attention")
     contact_text = fields.Char("Contact", compute="_compute_texts")
     devices_text = fields.Char("Devices Online", compute="_compute_texts")
     backlog_text = fields.Char("Backlog", compute="_compute_texts")
@@ -46,6 +52,17 @@ class IiotGateway(models.Model):
             else:
                 gateway.condition = gateway.status or "ok"
 
+    @api.depends("is_enabled", "is_silent", "status", "parked", "ledger_gap", "ledger_short")
+    def _compute_needs_attention(self):
+        trouble = self.filtered_domain(TROUBLE)
+        for gateway in self:
+            gateway.needs_attention = gateway in trouble
+
+    def _search_needs_attention(self, operator, value):
+        wanted = (operator in ("=", "in")) == bool(value if operator in ("=", "!=") else True in value)
+        found = self.search(TROUBLE)
+        return [("id", "in" if wanted else "not in", found.ids)]
+
     def _is_overdue(self):
         """Whether it was silent for longer than its limit, also before the scheduled action has noticed."""
         limit = self.silence_limit_min
@@ -53,17 +70,17 @@ class IiotGateway(models.Model):
 
     @api.depends(
         "last_contact", "waiting", "oldest_waiting_at", "drain_s", "disk_free_mb", "disk_total_mb", "clock_ahead_s",
-        "uptime_s", "devices_online", "devices_paired",
+        "uptime_s", "devices_online", "devices_paired", "is_silent", "silence_limit_min",
     )  # fmt: skip
     def _compute_texts(self):
         wording = self.env["iiot.wording"]
         for gateway in self:
             ago = wording._since(gateway.last_contact)
             gateway.contact_text = _("%s ago", ago) if ago else _("Never")
-            gateway.devices_text = gateway.last_contact and _(
-                "%(online)s of %(paired)s", online=gateway.devices_online, paired=gateway.devices_paired
-            )
-            gateway.backlog_text = gateway._backlog_words(wording)
+            overdue = bool(gateway.last_contact) and (gateway.is_silent or gateway._is_overdue())
+            backlog = gateway._backlog_words(wording)
+            gateway.backlog_text = _("%s when last heard of", backlog) if overdue else backlog
+            gateway.devices_text = gateway._devices_words(overdue)
             total, free = gateway.disk_total_mb, gateway.disk_free_mb
             gateway.disk_used_percent = 100 * (total - free) / total if total else 0
             gateway.disk_text = (
@@ -81,6 +98,14 @@ class IiotGateway(models.Model):
                 else _("%s behind Odoo's", span)
             )
             gateway.uptime_text = wording._duration(gateway.uptime_s) if gateway.uptime_s else False
+
+    def _devices_words(self, overdue):
+        if not self.last_contact:
+            return False
+        figures = {"online": self.devices_online, "paired": self.devices_paired}
+        if overdue:
+            return _("%(online)s of %(paired)s when last heard of", **figures)
+        return _("%(online)s of %(paired)s", **figures)
 
     def _backlog_words(self, wording):
         if not self.last_contact:
@@ -102,37 +127,52 @@ class IiotGateway(models.Model):
 
     @api.depends(
         "ledger_received", "ledger_stored", "ledger_waiting", "ledger_parked", "ledger_removed", "readings_stored",
-        "ledger_refused", "ledger_repeated",
+        "ledger_refused", "ledger_repeated", "ledger_counted", "ledger_gap", "ledger_short", "last_contact",
     )  # fmt: skip
     def _compute_ledger(self):
         for gateway in self:
             received = gateway.ledger_received
-            kept = gateway.ledger_stored + gateway.ledger_waiting + gateway.ledger_parked + gateway.ledger_removed
-            gateway.ledger_adds_up = received == kept
+            gateway.ledger_adds_up = not gateway.ledger_gap and not gateway.ledger_short
             gateway.ledger_table = {
                 "head": ["", _("Readings"), _("What it means")],
+                "note": _("As of %s.", gateway.contact_text) if gateway.last_contact else False,
                 "rows": [
                     _row(_("Received from devices"), received, _("The appliance has confirmed them to the devices.")),
                     _row(_("In Odoo, says the appliance"), gateway.ledger_stored, _("Odoo has confirmed them.")),
-                    _row(_("In Odoo, counts Odoo"), gateway.readings_stored, _("Since it was enrolled here.")),
+                    _row(
+                        _("In Odoo, counts Odoo"),
+                        gateway.ledger_counted,
+                        _("At that moment, since it was enrolled here; those on their way may be among them."),
+                    ),
                     _row(_("Waiting"), gateway.ledger_waiting, _("On the appliance's disk, on their way."), "warning"),
                     _row(_("Set aside"), gateway.ledger_parked, _("Odoo refused them; kept with a reason."), "danger"),
                     _row(_("Removed"), gateway.ledger_removed, _("By the appliance, as its settings say."), "warning"),
                     _row(
-                        _("Refused at the door"), gateway.ledger_refused, _("Never confirmed to the device."), "muted"
+                        _("Refused at the door"),
+                        gateway.ledger_refused,
+                        _("Never confirmed to the device; the appliance's pages say why."),
+                        "muted",
                     ),
                     _row(_("Sent twice by devices"), gateway.ledger_repeated, _("Counted once."), "muted"),
                 ],
             }
-            if not received:
-                gateway.ledger_text = _("No reading was received yet.")
-            elif gateway.ledger_adds_up:
-                gateway.ledger_text = _("Every one of %s readings is accounted for.", f"{int(received):,}")
-            else:
-                gateway.ledger_text = _(
-                    "%s readings are not accounted for: tell whoever looks after the appliance.",
-                    f"{abs(int(received - kept)):,}",
-                )
+            gateway.ledger_text = gateway._ledger_words()
+
+    def _ledger_words(self):
+        """What the ledger comes to, in a sentence."""
+        received, count = self.ledger_received, f"{int(self.ledger_short):,}"
+        if self.ledger_gap:
+            return _(
+                "%s readings are not accounted for: tell whoever looks after the appliance.",
+                f"{abs(int(self.ledger_gap)):,}",
+            )
+        if self.ledger_short and self.waiting:
+            return _("Odoo has %s readings fewer than it was given; what waits may be among them.", count)
+        if self.ledger_short:
+            return _("Odoo has %s readings fewer than it was given: was its database restored from a backup?", count)
+        if not received:
+            return _("No reading was received yet.")
+        return _("Every one of %s readings is accounted for.", f"{int(received):,}")
 
     @api.depends("device_ids")
     def _compute_device_count(self):

@@ -82,6 +82,7 @@ class IiotTelemetryRule(models.Model):
     paused_because = fields.Char("Paused", readonly=True, copy=False, help="Why the rule does not run. Save it anew.")
     applied_ids = fields.One2many("iiot.telemetry.rule.applied", "rule_id", "Devices", copy=False)
     failures = fields.Integer(compute="_compute_failures")
+    is_failing = fields.Boolean("Failing", compute="_compute_failures", search="_search_is_failing")
     last_error = fields.Char(compute="_compute_failures")
     last_error_at = fields.Datetime(compute="_compute_failures")
 
@@ -89,13 +90,20 @@ class IiotTelemetryRule(models.Model):
         self.env["iiot.telemetry.rule.applied"].flush_model()
         self.env.cr.execute(
             """SELECT rule_id, sum(failures), (array_agg(last_error ORDER BY last_error_at DESC NULLS LAST))[1],
-                      max(last_error_at)
+                      max(last_error_at), coalesce(bool_or(is_failing), false)
                FROM iiot_telemetry_rule_applied WHERE rule_id = ANY(%s) GROUP BY rule_id""",
             (self.ids,),
         )
         found = {rule: rest for rule, *rest in self.env.cr.fetchall()}
         for rule in self:
-            rule.failures, rule.last_error, rule.last_error_at = found.get(rule.id, (0, False, False))
+            rule.failures, rule.last_error, rule.last_error_at, rule.is_failing = found.get(
+                rule.id, (0, False, False, False)
+            )
+
+    def _search_is_failing(self, operator, value):
+        failing = (operator in ("=", "in")) == bool(value if operator in ("=", "!=") else True in value)
+        rules = self.env["iiot.telemetry.rule.applied"].sudo().search([("is_failing", "=", True)]).mapped("rule_id").ids
+        return [("id", "in" if failing else "not in", rules)]
 
     @api.onchange("target_model_id")
     def _onchange_target_model(self):
@@ -174,9 +182,9 @@ class IiotTelemetryRule(models.Model):
         """Count errors from zero again."""
         check_records(self, "write")
         self.env["iiot.telemetry.rule.applied"].sudo().search([("rule_id", "in", self.ids)]).write(
-            {"failures": 0, "last_error": False, "last_error_at": False}
+            {"failures": 0, "is_failing": False, "last_error": False, "last_error_at": False}
         )
-        self.invalidate_recordset(["failures", "last_error", "last_error_at"])
+        self.invalidate_recordset(["failures", "is_failing", "last_error", "last_error_at"])
 
     @api.model
     @tools.ormcache("profile_id")

@@ -18,6 +18,7 @@ class IiotTelemetryRuleApplied(models.Model):
     device_id = fields.Many2one("iiot.device", required=True, readonly=True, index=True, ondelete="cascade")
     at = fields.Datetime("Applied Reading", readonly=True, help="Time of the newest reading that took effect.")
     failures = fields.Integer(readonly=True)
+    is_failing = fields.Boolean("Failing", readonly=True, help="It failed with the newest readings that it met.")
     last_error = fields.Char(readonly=True)
     last_error_at = fields.Datetime(readonly=True)
 

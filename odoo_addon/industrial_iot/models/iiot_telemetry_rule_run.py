@@ -11,6 +11,7 @@ from ..lib.jsonpath import PathError
 from ..lib.message import Message
 from ..lib.times import utc_now
 from ..lib.worded import Worded, worded
+from .attention import responsible
 from .iiot_telemetry_rule_plan import AUTHOR_IS_GONE, AUTHOR_MAY_NOT, RulePlan, check_author, check_target
 from .iiot_telemetry_rule_targets import Change, Targets
 
@@ -100,10 +101,7 @@ class IiotTelemetryRule(models.Model):
 
     def _pause(self, reason: Worded) -> None:
         """Stop a rule until somebody saves it anew, and ask somebody to do so, in that one's language."""
-        group = self.env.ref("industrial_iot.group_iiot_admin").sudo()
-        members = group.all_user_ids if "all_user_ids" in group._fields else group.users
-        people = members.filtered(lambda user: user.active and not user.share and not user._is_superuser())
-        person = people[:1] or self.env.ref("base.user_admin")
+        person = responsible(self.env)
         self.sudo().with_context(tracking_disable=True, lang=person.lang)._ask_to_save(reason, person)
 
     def _ask_to_save(self, reason: Worded, person: Any) -> None:
@@ -131,20 +129,20 @@ class IiotTelemetryRule(models.Model):
         for key in sorted(outcome.applied.keys() | outcome.failed.keys()):
             at, seq = outcome.applied.get(key, (None, None))
             count, text = outcome.failed.get(key, (0, None))
-            rows.append((*key, at, seq, count, text, now if count else None))
+            rows.append((*key, at, seq, count, text, now if count else None, bool(count)))
         if not rows:
             return
         execute_values(
             self.env.cr._obj,
             """INSERT INTO iiot_telemetry_rule_applied AS known
-                   (rule_id, device_id, at, seq, failures, last_error, last_error_at) VALUES %s
+                   (rule_id, device_id, at, seq, failures, last_error, last_error_at, is_failing) VALUES %s
                ON CONFLICT (rule_id, device_id) DO UPDATE SET
                    at = coalesce(excluded.at, known.at), seq = coalesce(excluded.seq, known.seq),
-                   failures = coalesce(known.failures, 0) + excluded.failures,
+                   failures = coalesce(known.failures, 0) + excluded.failures, is_failing = excluded.is_failing,
                    last_error = coalesce(excluded.last_error, known.last_error),
                    last_error_at = coalesce(excluded.last_error_at, known.last_error_at)""",
             rows,
-            template="(%s, %s, %s::timestamp, %s::bigint, %s, %s, %s::timestamp)",
+            template="(%s, %s, %s::timestamp, %s::bigint, %s, %s, %s::timestamp, %s)",
             page_size=len(rows),
         )
         self.env["iiot.telemetry.rule.applied"].invalidate_model()

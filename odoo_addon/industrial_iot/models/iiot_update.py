@@ -7,6 +7,7 @@ from odoo.exceptions import AccessError, UserError, ValidationError
 
 from ..lib.ids import new_id
 from ..lib.update_life import FINAL, UpdateLife
+from .attention import ask, settle
 from .constraints import declare, ensure_index
 
 DEADLINE_DAYS = 7
@@ -203,6 +204,7 @@ class IiotUpdate(models.Model):
                 raise UserError(_("It has not ended yet."))
             retries |= update.copy({"retry_of_id": update.id, "action": update.action, "user_id": self.env.uid})
         retries.action_start()
+        settle(self.sudo(), "update_failed")
         return retries._opened()
 
     def action_rollback(self):
@@ -262,6 +264,24 @@ class IiotUpdate(models.Model):
             life = update._life()
             life.conclude(state, now, reason=reason, error=error)
             update._store_life(life)
+        self._look_after()
+
+    def _look_after(self):
+        """Work for whoever ordered what has failed; none any more for earlier ones of a device that has got on."""
+        failed = self.filtered(
+            lambda update: update.state in ("failed", "rolled_back") and not update._is_wanted_rollback()
+        )
+        for update in failed:
+            ask(update, "update_failed", lambda each: (each.display_name, each._end_words()), user=update.user_id)
+        done = (self - failed).filtered(lambda update: update.state in FINAL)
+        settle(self.search([("device_id", "in", done.device_id.ids), ("activity_ids", "!=", False)]), "update_failed")
+
+    def _is_wanted_rollback(self):
+        return self.action == "rollback" and self.state == "rolled_back"
+
+    def _end_words(self):
+        state = dict(self._fields["state"]._description_selection(self.env))[self.state]
+        return ": ".join(filter(None, (state, self.error or self.reason)))
 
     @api.model
     def _cron_deadline(self):

@@ -121,7 +121,9 @@ class IiotUpdate(models.Model):
         )
         self.invalidate_model(flush=False)
         if ended:
-            self.browse(list(ended))._message_log_batch(ended)
+            updates = self.browse(list(ended))
+            updates._message_log_batch(ended)
+            updates._look_after()
 
     def _store_versions(self, versions: dict[int, str]):
         """The versions that run, by device."""

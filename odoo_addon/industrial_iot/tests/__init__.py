@@ -1,4 +1,5 @@
 from . import (
+    test_attention,
     test_command,
     test_command_route,
     test_device,

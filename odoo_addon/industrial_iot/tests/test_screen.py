@@ -34,10 +34,12 @@ class TestGatewayInWords(DeviceCase):
 
     def test_the_ledger_adds_up_or_says_how_many_are_missing(self):
         gateway = self.report(ledger_received=100, ledger_stored=90, ledger_waiting=6, ledger_parked=4)
+        gateway._compare_ledger(first=True)
         self.assertTrue(gateway.ledger_adds_up)
         self.assertEqual(gateway.ledger_text, "Every one of 100 readings is accounted for.")
         self.assertEqual([row["cells"][1] for row in gateway.ledger_table["rows"]][:2], ["100", "90"])
         gateway = self.report(ledger_received=103)
+        gateway._compare_ledger(first=False)
         self.assertFalse(gateway.ledger_adds_up)
         self.assertIn("3 readings are not accounted for", gateway.ledger_text)
 

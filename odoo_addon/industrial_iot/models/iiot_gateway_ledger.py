@@ -1,0 +1,64 @@
+from odoo import _, models
+
+from .attention import ask, settle
+
+
+class IiotGateway(models.Model):
+    """The promise, checked: what an appliance says that became of its readings, beside what Odoo has counted itself.
+
+    Both figures are those of one moment: the appliance makes its report of what Odoo has confirmed to it, and Odoo
+    counts before it confirms. So Odoo may be ahead by what is on its way, and is behind only if it lost something.
+    """
+
+    _inherit = "iiot.gateway"
+
+    def _note_report(self, asked, **values):
+        report = self.report_id
+        first, was_right, parked = not report.start, self._adds_up(), report.parked
+        noted = super()._note_report(asked, **values)
+        self._compare_ledger(first)
+        if self._adds_up():
+            settle(self, "ledger")
+        elif was_right:
+            ask(self, "ledger", lambda gateway: gateway._unaccounted_words())
+        if not report.parked:
+            settle(self, "set_aside")
+        elif report.parked > parked:
+            ask(self, "set_aside", lambda gateway: gateway._set_aside_words())
+        return noted
+
+    def _unaccounted_words(self):
+        return _("Readings are not accounted for"), self._ledger_words()
+
+    def _set_aside_words(self):
+        return _("Messages were set aside"), _(
+            "Odoo has refused them for good. The appliance keeps them, and its page Messages says why each was refused."
+        )
+
+    def _compare_ledger(self, first):
+        """``first``: the appliance has never reported before; what it delivered until now went elsewhere."""
+        report = self.report_id
+        counted = report.readings_stored
+        before = max(0, report.ledger_stored - counted) if first else report.ledger_before
+        kept = report.ledger_stored + report.ledger_waiting + report.ledger_parked + report.ledger_removed
+        short = max(0, report.ledger_stored - before - counted)
+        figures = {
+            "ledger_counted": counted,
+            "ledger_before": before,
+            "ledger_gap": report.ledger_received - kept,
+            "ledger_short": short,
+        }
+        report.write({name: value for name, value in figures.items() if report[name] != value})
+
+    def _adds_up(self):
+        """Not while something waits: after a restore of Odoo's database it comes again."""
+        return not self.ledger_gap and (not self.ledger_short or bool(self.waiting))
+
+    def action_accept_ledger(self):
+        """Count from here: what is missing was looked into, and will not come."""
+        self.ensure_one()
+        self.check_access_rights_for_write()
+        report = self.sudo().report_id
+        self.sudo().message_post(body=_("%s missing readings were accepted.", f"{int(report.ledger_short):,}"))
+        report.write({"ledger_before": report.ledger_before + report.ledger_short, "ledger_short": 0})
+        settle(self.sudo(), "ledger")
