@@ -115,11 +115,15 @@ def storable_json(payload: Any) -> str:
     try:
         text = json_text.dumps(payload)
     except ValueError:
-        raise RejectedError("not_storable", _("the payload holds a number or a depth that no database takes")) from None
+        raise RejectedError(
+            "not_storable", _("the payload contains a number or a depth that databases do not accept")
+        ) from None
     if "\\u0000" in text and "\x00" in _texts(payload):
-        raise RejectedError("not_storable", _("the payload holds the character NUL, which no database takes"))
+        raise RejectedError("not_storable", _("the payload contains the character NUL, which databases do not accept"))
     if not text.isascii() and not checks.is_storable(text):
-        raise RejectedError("not_storable", _("the payload holds half of a surrogate pair, which is no character"))
+        raise RejectedError(
+            "not_storable", _("the payload contains half of a surrogate pair, which is not a character")
+        )
     return text
 
 

@@ -90,7 +90,7 @@ def _float(how: Conversion, value: Any) -> float:
 def _integer(how: Conversion, value: Any) -> int:
     result = int(Decimal(repr(_scaled(how, value))).to_integral_value(ROUND_HALF_UP))
     if not -(2**31) <= result < 2**31:
-        raise ConversionError(_("%(value)s does not fit into a field for whole numbers"), value=_shown(value))
+        raise ConversionError(_("%(value)s is out of range for a field with whole numbers"), value=_shown(value))
     return result
 
 
@@ -118,7 +118,7 @@ def _selection(how: Conversion, value: Any) -> str:
     text = _text(how, value)
     if text not in how.options:
         raise ConversionError(
-            _("%(value)s is none of %(options)s"), value=_shown(value), options=", ".join(how.options[:20])
+            _("%(value)s is not one of %(options)s"), value=_shown(value), options=", ".join(how.options[:20])
         )
     return text
 
@@ -132,7 +132,9 @@ def _datetime(how: Conversion, value: Any) -> datetime:
         seconds = seconds / 1000 if seconds > MILLISECONDS_ABOVE else seconds
         return (_EPOCH + timedelta(seconds=seconds)).replace(microsecond=0)
     except (ValueError, OverflowError):
-        raise ConversionError(_("%(value)s is no time: RFC 3339, or seconds since 1970"), value=_shown(value)) from None
+        raise ConversionError(
+            _("%(value)s is not a time: use RFC 3339, or seconds since 1970"), value=_shown(value)
+        ) from None
 
 
 def _date(how: Conversion, value: Any) -> date:
@@ -140,7 +142,7 @@ def _date(how: Conversion, value: Any) -> date:
         try:
             return date.fromisoformat(value)
         except ValueError:
-            raise ConversionError(_("%(value)s is no date"), value=_shown(value)) from None
+            raise ConversionError(_("%(value)s is not a date"), value=_shown(value)) from None
     return _datetime(how, value).date()
 
 
@@ -149,7 +151,7 @@ def _link(how: Conversion, value: Any) -> int | str:
         return value.strip()
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
         return value
-    raise ConversionError(_("%(value)s is neither the name nor the number of a record"), value=_shown(value))
+    raise ConversionError(_("%(value)s is neither the name nor the ID of a record"), value=_shown(value))
 
 
 _CONVERTERS: dict[str, Callable[[Conversion, Any], Any]] = {

@@ -61,7 +61,7 @@ def read_domain(text: str) -> RuleDomain:
     names = set()
     for node in ast.walk(tree):
         if not isinstance(node, _NODES):
-            raise DomainError(_("%(part)s is not offered: use a plain list of conditions"), part=type(node).__name__)
+            raise DomainError(_("%(part)s is not supported: use a plain list of conditions"), part=type(node).__name__)
         if isinstance(node, ast.Name):
             names.add(node.id)
         elif isinstance(node, ast.Attribute):
@@ -69,7 +69,7 @@ def read_domain(text: str) -> RuleDomain:
                 raise DomainError(_("only device has parts: %(parts)s"), parts=", ".join(sorted(_FACTS)))
         elif isinstance(node, ast.Subscript):
             if not isinstance(node.slice, ast.Constant):
-                raise DomainError(_("only plain keys and numbers may stand in [ ]"))
+                raise DomainError(_("only plain keys and numbers are allowed in [ ]"))
         elif isinstance(node, ast.Call):
             plain = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
             if not plain or node.keywords or len(node.args) != 1:
@@ -79,7 +79,7 @@ def read_domain(text: str) -> RuleDomain:
     if not isinstance(tree.body, (ast.List, ast.BinOp, ast.IfExp)):
         raise DomainError(_("it is not a list of conditions"))
     if isinstance(tree.body, ast.List) and not tree.body.elts:
-        raise DomainError(_("without a condition it would mean every record"))
+        raise DomainError(_("without a condition it would match every record"))
     return RuleDomain(text, "value" in names)
 
 

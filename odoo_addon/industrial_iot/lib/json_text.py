@@ -13,9 +13,9 @@ _IN_OUR_WORDS = {
     "Expecting property name enclosed in double quotes": _("a name in double quotation marks is missing"),
     "Expecting ':' delimiter": _("a colon is missing"),
     "Expecting ',' delimiter": _("a comma or the end is missing"),
-    "Extra data": _("something stands behind the end"),
+    "Extra data": _("there is something after the end"),
     "Unterminated string starting at": _("a text is not closed"),
-    "Invalid control character at": _("a line break or another control character stands in a text"),
+    "Invalid control character at": _("a text contains a line break or another control character"),
 }
 """What Python says of JSON that is none."""
 

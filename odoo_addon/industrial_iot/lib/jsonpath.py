@@ -94,7 +94,7 @@ def _steps(node: Any) -> list[Any]:
         # newer releases of the library have a class of its own for what older ones call the field "*"
         if type(step) not in (Root, This, Fields, Index, Slice, Filter) and _name(step) != "Wildcard":
             raise PathError(
-                _("%(step)s is not offered in a path: use names, [0], [*] and one plain filter"), step=_name(step)
+                _("%(step)s is not supported in a path: use names, [0], [*] and one plain filter"), step=_name(step)
             )
         steps.append(step)
     if len(steps) > MAX_STEPS:

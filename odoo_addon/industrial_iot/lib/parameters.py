@@ -36,4 +36,4 @@ def _plain(value: Any) -> Any:
         return rfc3339(value if value.tzinfo is None else value.astimezone(timezone.utc).replace(tzinfo=None))
     if isinstance(value, date):
         return value.isoformat()
-    raise ParametersError(_("%(kind)s is none"), kind=type(value).__name__)
+    raise ParametersError(_("%(kind)s is not a plain value"), kind=type(value).__name__)

@@ -87,7 +87,10 @@ class Renderer:
             value = loads(text)
         except ValueError as error:
             if is_json:
-                told = _("commands of this profile must be JSON, the template gave something else: %(why)s")
+                told = _(
+                    "commands of this configuration template must be JSON, its command template gave something else: "
+                    "%(why)s"
+                )
                 line = getattr(error, "lineno", None)
                 raise RenderingError("command_not_json", told, line, why=worded(error)) from None
             return text

@@ -48,15 +48,15 @@ def template_error(template: str) -> Worded | None:
     if "+" in template or "#" in template:
         return Worded(_("wildcards are not allowed"))
     if template.startswith("$"):
-        return Worded(_("names beginning with $ belong to the broker"))
+        return Worded(_("names beginning with $ are reserved for the broker"))
     if template.startswith(TEST_PREFIX):
-        return Worded(_("names beginning with %(prefix)s belong to viewers"), prefix=TEST_PREFIX)
+        return Worded(_("names beginning with %(prefix)s are reserved for viewers"), prefix=TEST_PREFIX)
     if "\0" in template or len(template.encode("utf-8", "surrogatepass")) > 65535:
-        return Worded(_("it is no valid topic name"))
+        return Worded(_("it is not a valid topic name"))
     if _foreign_braces(template.split("/")):
         return _braces_are_foreign()
     if template.split("/").count(PLACEHOLDER) != 1:
-        return Worded(_("%(device)s must stand in it exactly once"), device=PLACEHOLDER)
+        return Worded(_("%(device)s must occur exactly once"), device=PLACEHOLDER)
     return None
 
 
@@ -64,7 +64,7 @@ def local_filter_error(text: str) -> Worded | None:
     """Why a filter cannot be one of a profile's local topics, or ``None``."""
     levels = text.split("/")
     if not text or "\0" in text or not all(_is_filter_level(levels, index) for index in range(len(levels))):
-        return Worded(_("it is no valid topic filter"))
+        return Worded(_("it is not a valid topic filter"))
     if len(text.encode("utf-8", "surrogatepass")) > MOST_LOCAL_BYTES or len(levels) > MOST_LOCAL_LEVELS:
         return Worded(
             _("it is longer than %(bytes)s bytes or %(levels)s levels"),
@@ -72,9 +72,9 @@ def local_filter_error(text: str) -> Worded | None:
             levels=MOST_LOCAL_LEVELS,
         )
     if levels[0].startswith("$"):
-        return Worded(_("names beginning with $ belong to the broker"))
+        return Worded(_("names beginning with $ are reserved for the broker"))
     if levels[0] == TEST_PREFIX.rstrip("/"):
-        return Worded(_("names beginning with %(prefix)s belong to viewers"), prefix=TEST_PREFIX)
+        return Worded(_("names beginning with %(prefix)s are reserved for viewers"), prefix=TEST_PREFIX)
     if levels[0] in ("+", "#", PLACEHOLDER, ""):
         return Worded(_("its first level must be a plain name"))
     if _foreign_braces(levels):
@@ -98,7 +98,7 @@ def filters_overlap(left: str, right: str) -> bool:
 
 
 def _braces_are_foreign() -> Worded:
-    return Worded(_("%(device)s must fill a whole level, and there is no other placeholder"), device=PLACEHOLDER)
+    return Worded(_("%(device)s must be a whole level, and there may be no other placeholder"), device=PLACEHOLDER)
 
 
 def _foreign_braces(levels: list[str]) -> bool:

@@ -34,15 +34,15 @@ class IiotCommand(models.Model):
     company_id = fields.Many2one("res.company", required=True, readonly=True, index=True)
     user_id = fields.Many2one("res.users", "Sent By", readonly=True, index=True)
     origin = fields.Selection(
-        [("odoo", "Odoo"), ("appliance", "Appliance")],
+        [("odoo", "Odoo"), ("appliance", "Gateway")],
         default="odoo",
         required=True,
         readonly=True,
-        help="Appliance: somebody sent it through the appliance's own interface.",
+        help="Gateway: somebody sent it through the gateway's own interface.",
     )
     action = fields.Char(required=True, readonly=True)
     params = fields.Text("Parameters", readonly=True)
-    payload = fields.Text(readonly=True, help="What the device gets, to the letter.")
+    payload = fields.Text(readonly=True, help="Exactly what the device receives.")
     deliver = fields.Selection(
         [("at_least_once", "At Least Once"), ("at_most_once", "At Most Once")],
         default="at_least_once",
@@ -69,7 +69,7 @@ class IiotCommand(models.Model):
     reason = fields.Char("Reason Code", readonly=True)
     detail = fields.Char("Explanation", readonly=True)
     reason_text = fields.Char("Reason", compute="_compute_reason_text")
-    late = fields.Boolean(readonly=True, help="News that came after its end has overruled that.")
+    late = fields.Boolean(readonly=True, help="A report that came after its end has changed its state.")
     deliveries = fields.Integer(readonly=True, help="How often it was written to the device.")
     queued_at = fields.Datetime(readonly=True, required=True, default=fields.Datetime.now, index=True)
     sent_at = fields.Datetime(readonly=True)
@@ -81,12 +81,12 @@ class IiotCommand(models.Model):
     response_at = fields.Datetime(readonly=True)
     history = fields.Json("History (JSON)", readonly=True)
     history_text = fields.Text("History", compute="_compute_history_text")
-    problem = fields.Char("Push Problem", readonly=True, help="Why it could not be handed to the appliance directly.")
+    problem = fields.Char("Push Problem", readonly=True, help="Why it could not be handed to the gateway directly.")
     retry_of_id = fields.Many2one("iiot.command", readonly=True, index="btree_not_null")
     retry_ids = fields.One2many("iiot.command", "retry_of_id", "Retries")
 
-    concluded = fields.Boolean(readonly=True, help="Odoo ended it by itself; any news overrules that.")
-    waiting = fields.Boolean(readonly=True, help="To be offered to the appliance until it has told of it.")
+    concluded = fields.Boolean(readonly=True, help="Odoo ended it by itself; any later report overrides that.")
+    waiting = fields.Boolean(readonly=True, help="To be offered to the gateway until it has reported on it.")
     offered = fields.Boolean(readonly=True)
     cancel_requested = fields.Boolean("To Be Taken Back", readonly=True)
     cancel_offered = fields.Boolean(readonly=True)
@@ -107,12 +107,12 @@ class IiotCommand(models.Model):
             "device_disabled": _("The device is not active."),
             "revoked": _("The pairing of the device was revoked."),
             "withdrawn": _("It was taken back before it was fetched."),
-            "unknown_device": _("The appliance does not know the device."),
+            "unknown_device": _("The gateway does not know the device."),
             "command_too_large": _("It is larger than the device takes."),
-            "clock_behind": _("The appliance was off for an unknown time."),
-            "not_fetched": _("No appliance fetched it in time."),
-            "no_news": _("Nothing was heard of it."),
-            "not_connected": _("The device had just gone."),
+            "clock_behind": _("The gateway was off for an unknown time."),
+            "not_fetched": _("No gateway fetched it in time."),
+            "no_news": _("Nothing more was reported about it."),
+            "not_connected": _("The device had just disconnected."),
         }
         for command in self:
             text = words.get(command.reason or "", command.reason or "")

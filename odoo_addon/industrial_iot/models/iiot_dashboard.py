@@ -76,7 +76,7 @@ class IiotDashboard(models.AbstractModel):
         steps = [
             (
                 _("Enrol the gateway"),
-                _("The box on the factory floor that devices connect to."),
+                _("The computer on the factory floor that devices connect to."),
                 bool(gateways.search_count([("enrolled_at", "!=", False)], limit=1)),
                 "gateway",
             ),

@@ -46,7 +46,7 @@ class IiotDevice(models.Model):
         required=True,
         copy=False,
         tracking=True,
-        help="As it stands on the device; it cannot be changed once the device is paired.",
+        help="As printed on the device; it cannot be changed once the device is paired.",
     )
     device_id = fields.Char(
         "Device ID",
@@ -75,7 +75,7 @@ class IiotDevice(models.Model):
         tracking=True,
         copy=False,
         check_company=True,
-        help="The appliance that the device is paired with; the first one that pairs it, where none is set.",
+        help="The gateway that the device is paired with. If none is set: the first one that pairs it.",
     )
     business_ref = fields.Reference(
         selection="_business_models",
@@ -104,7 +104,7 @@ class IiotDevice(models.Model):
     )
     paired_at = fields.Datetime(readonly=True, copy=False)
     config_version = fields.Integer(
-        default=1, readonly=True, copy=False, help="Counts the changes of what the device is told."
+        default=1, readonly=True, copy=False, help="Number of changes to the device's configuration."
     )
     secret_version = fields.Integer(default=0, readonly=True, copy=False)
 
@@ -282,11 +282,11 @@ class IiotDevice(models.Model):
         """The device gets a new secret; the present one ends when it has logged in with that."""
         self._check_administrator()
         if any(not device.paired_at for device in self):
-            raise UserError(_("Only a paired device has a secret."))
+            raise UserError(_("Only a paired device has a password."))
         for device in self.sudo():
             device.secret_version += 1
         self.sudo()._note_change()
-        self._log_all(_("A new secret was ordered."))
+        self._log_all(_("A new password was requested."))
 
     def action_revoke(self):
         """The pairing ends at once: its secret and its tokens open nothing any more."""

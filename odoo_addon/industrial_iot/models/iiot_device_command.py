@@ -75,7 +75,7 @@ class IiotDevice(models.Model):
                 raise UserError(
                     _(
                         "The command %(action)s cannot be sent to %(device)s: %(error)s. The command template of "
-                        "%(profile)s and the parameters must fit each other.",
+                        "%(profile)s and the parameters must match.",
                         action=action,
                         device=device.display_name,
                         error=self.env["iiot.wording"]._told(error),

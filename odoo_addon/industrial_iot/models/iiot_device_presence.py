@@ -155,7 +155,7 @@ class IiotDevice(models.Model):
         for device in silent:
             device.activity_schedule(
                 INACTIVE_XMLID,
-                summary=_("Nothing was heard for %s minutes", device.profile_id.inactivity_limit_min),
+                summary=_("No data for %s minutes", device.profile_id.inactivity_limit_min),
                 note=device.offline_reason or "",
                 user_id=(device.gateway_id.user_id or self.env.user).id,
             )
@@ -165,7 +165,7 @@ class IiotDevice(models.Model):
 class IiotGatewayReport(models.Model):
     _inherit = "iiot.gateway.report"
 
-    contact_since = fields.Datetime(readonly=True, help="Since when it has been heard of without a gap.")
+    contact_since = fields.Datetime(readonly=True, help="Start of uninterrupted contact.")
 
 
 class IiotGateway(models.Model):

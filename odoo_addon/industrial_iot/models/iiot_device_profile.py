@@ -21,7 +21,7 @@ class IiotDeviceProfile(models.Model):
     """How devices of one kind are spoken to: topics, command template, settings, limits."""
 
     _name = "iiot.device.profile"
-    _description = "IIoT Device Profile"
+    _description = "IIoT Device Configuration Template"
     _order = "name, id"
 
     name = fields.Char(required=True)
@@ -56,16 +56,18 @@ class IiotDeviceProfile(models.Model):
     )
     local_publish = fields.Text(
         "May Publish Locally",
-        help="Topic filters, one a line: what machines may say to each other through the gateway, without Odoo.",
+        help="Topic filters, one per line: what devices may publish to each other through the gateway, without Odoo.",
     )
-    local_subscribe = fields.Text("May Subscribe Locally", help="Topic filters, one a line, that machines may hear.")
+    local_subscribe = fields.Text(
+        "May Subscribe Locally", help="Topic filters, one per line, that devices may subscribe to."
+    )
 
     command_template = fields.Text(
         required=True,
         default=DEFAULT_TEMPLATE,
         help="A Jinja2 template of what is sent. It may use action, params, device_id and now().",
     )
-    command_is_json = fields.Boolean("Commands Are JSON", default=True, help="A command that is no JSON is not sent.")
+    command_is_json = fields.Boolean("Commands Are JSON", default=True, help="A command that is not JSON is not sent.")
     command_add_id = fields.Boolean(
         "Add Command ID",
         default=True,
@@ -88,13 +90,13 @@ class IiotDeviceProfile(models.Model):
     inactivity_limit_min = fields.Integer(
         "Inactivity Limit (min)",
         default=0,
-        help="A device that was not heard of for so long gets an activity for the one responsible for its gateway. "
-        "0: none.",
+        help="If a device sends no data for this long, the person responsible for its gateway gets an activity. "
+        "0: never.",
     )
     keep_history = fields.Boolean(default=True, help="Keep every reading, for lists, charts and trying rules.")
-    history_days = fields.Integer("Keep History (days)", default=90, help="0: for ever.")
+    history_days = fields.Integer("Keep History (days)", default=90, help="0: forever.")
     metrics = fields.Text(
-        help="Names of values in the readings, one a line, that get charts: a key such as temperature, or a JSONPath."
+        help="Names of values in the readings, one per line, that get charts: a key such as temperature, or a JSONPath."
     )
 
     template_note = fields.Text("Template Notes", compute="_compute_template_note")
@@ -124,7 +126,7 @@ class IiotDeviceProfile(models.Model):
             if len(set(templates.values())) < len(templates):
                 raise ValidationError(
                     _(
-                        "The topics of a profile must differ from each other and from %s.",
+                        "The topics of a configuration template must differ from each other and from %s.",
                         ", ".join(
                             template
                             for name, template in topics.GATEWAY_DEFAULTS.items()
@@ -197,7 +199,7 @@ class IiotDeviceProfile(models.Model):
                 value = json_text.loads(text)
             except ValueError as error:
                 told = self.env["iiot.wording"]._told(error)
-                raise ValidationError(_("Device Settings are no JSON: %s", told)) from None
+                raise ValidationError(_("Device Settings are not JSON: %s", told)) from None
             if not isinstance(value, dict) or len(text) > SETTINGS_CHARACTERS:
                 raise ValidationError(_('Device Settings must be a JSON object such as {"telemetry_interval_s": 10}.'))
 

@@ -37,10 +37,10 @@ class IiotDeviceProfile(models.Model):
             try:
                 params = json_text.loads(profile.preview_params or "{}")
                 if not isinstance(params, dict):
-                    raise ValueError(_('an object such as {"delay": 5} is wanted'))
+                    raise ValueError(_('an object such as {"delay": 5} is expected'))
             except ValueError as error:
                 told = self.env["iiot.wording"]._told(error)
-                profile.preview_problem = _("The parameters are no JSON: %s", told)
+                profile.preview_problem = _("The parameters are not JSON: %s", told)
                 continue
             answer = profile.preview_command(profile.preview_action or "", params)
             if answer["error"] and not problem:
@@ -49,7 +49,7 @@ class IiotDeviceProfile(models.Model):
                 profile.preview_problem = f"{line}{answer['error']}"
                 profile.template_mark = _mark(number, answer["error"])
             elif not answer["error"]:
-                profile.preview_size = _("%s bytes with everything around it", answer["packet_bytes"])
+                profile.preview_size = _("%s bytes as a whole packet", answer["packet_bytes"])
 
     @api.depends("settings")
     def _compute_settings_problem(self):
@@ -57,10 +57,10 @@ class IiotDeviceProfile(models.Model):
             profile.settings_problem = profile.settings_mark = False
             try:
                 if not isinstance(json_text.loads(profile.settings or "{}"), dict):
-                    profile.settings_problem = _('An object such as {"telemetry_interval_s": 10} is wanted.')
+                    profile.settings_problem = _('An object such as {"telemetry_interval_s": 10} is expected.')
             except ValueError as error:
                 told = self.env["iiot.wording"]._told(error)
-                profile.settings_problem = _("This is no JSON: %s", told)
+                profile.settings_problem = _("This is not JSON: %s", told)
                 profile.settings_mark = _mark(getattr(error, "lineno", 0), told)
 
     @api.depends("name")

@@ -13,7 +13,7 @@ class IiotDeviceProfile(models.Model):
     rollup_days = fields.Integer(
         "Keep Hourly Values (days)",
         default=1825,
-        help="Minimum, maximum and average of each hour and day. 0: for ever.",
+        help="Minimum, maximum and average of each hour and day. 0: forever.",
     )
 
     @api.constrains("metrics")
@@ -21,7 +21,7 @@ class IiotDeviceProfile(models.Model):
         for profile in self:
             names = profile._metric_names()
             if len(names) > MAX_METRICS:
-                raise ValidationError(_("A template names at most %s metrics.", MAX_METRICS))
+                raise ValidationError(_("A configuration template lists at most %s metrics.", MAX_METRICS))
             for name in names:
                 try:
                     compile_metric(name)

@@ -20,8 +20,8 @@ class IiotDeviceReport(models.Model):
 
     device_id = fields.Many2one("iiot.device", required=True, readonly=True, index=True, ondelete="cascade")
     kind = fields.Char(required=True, readonly=True)
-    at = fields.Datetime(required=True, readonly=True, index=True)
-    reason = fields.Char("Reason Code", readonly=True, help="Why it could not be put where it belongs.")
+    at = fields.Datetime("Time", required=True, readonly=True, index=True)
+    reason = fields.Char("Reason Code", readonly=True, help="Why it could not be assigned.")
     payload = fields.Text(readonly=True)
 
     @api.model

@@ -86,30 +86,30 @@ class IiotDevice(models.Model):
         if not gateway.last_contact:
             return (
                 _("Unknown: its gateway has never been in contact"),
-                _("Open the gateway %s and enrol the appliance.", gateway.name),
+                _("Open the gateway %s and enrol it.", gateway.name),
             )
         if gateway.last_contact < fields.Datetime.now() - SILENT_AFTER:
             return (
-                _("Unknown: its gateway has been silent for %s", self.env["iiot.wording"]._since(gateway.last_contact)),
+                _("Unknown: no contact with its gateway for %s", self.env["iiot.wording"]._since(gateway.last_contact)),
                 _(
-                    "Check power and network of the appliance %s. Readings it takes meanwhile are kept there.",
+                    "Check the power and network of the gateway %s. Readings it receives meanwhile are kept there.",
                     gateway.name,
                 ),
             )
-        return _("Paired, not connected so far"), _("Check power and network of the device.")
+        return _("Paired, not connected yet"), _("Check the power and network of the device.")
 
     def _offline_words(self) -> tuple[str, str]:
         """Why the device is offline by the code of its gateway, and what helps."""
         power = _("Check the power of the device, its network cable or Wi-Fi, and whether it hangs.")
         words = {
             "closed_by_device": (
-                _("it signed off by itself"),
+                _("it disconnected by itself"),
                 _("Often it was switched off on purpose, or it sleeps between readings. Look at the machine."),
             ),
-            "connection_lost": (_("the connection broke off"), power),
+            "connection_lost": (_("the connection was lost"), power),
             "keep_alive": (_("it stopped answering (keep-alive timed out)"), power),
             "too_slow": (
-                _("it did not take what it was sent"),
+                _("it did not accept what was sent to it"),
                 _("Its network may be weak, or it is overloaded. Restart it if it does not come back."),
             ),
             "taken_over": (
@@ -118,27 +118,27 @@ class IiotDevice(models.Model):
             ),
             "protocol_error": (
                 _("it sent something that is not allowed"),
-                _("This is a fault of its firmware: show its maker the text of the gateway below."),
+                _("This is a fault of its firmware: show its manufacturer the gateway's message below."),
             ),
             "not_stored": (
-                _("the gateway could not store a message of it"),
+                _("the gateway could not store one of its messages"),
                 _("The gateway's disk may be full: open the gateway and look at its problems."),
             ),
             "revoked": (_("its pairing was revoked"), _("Generate a token to pair it again.")),
             "disabled": (_("it was switched off in Odoo"), _("Enable it, and it may connect again.")),
             "appliance_error": (
-                _("the gateway met an error with it"),
-                _("The gateway's log says more: show it to whoever looks after the appliance."),
+                _("the gateway had an error with it"),
+                _("The gateway's log says more: show it to whoever looks after the gateway."),
             ),
-            "appliance_stopped": (_("the gateway was stopped"), _("Start the appliance again.")),
+            "appliance_stopped": (_("the gateway was stopped"), _("Start the gateway again.")),
             "appliance_restarted": (_("the gateway was restarted, and it has not come back since"), power),
-            "ended": (_("the gateway ended the connection"), _("The text of the gateway below says why.")),
+            "ended": (_("the gateway ended the connection"), _("The gateway's message below says why.")),
             "never_connected": (
                 _("it has never connected since it was paired"),
                 _("Check that it is switched on, and that it reaches the gateway's address."),
             ),
         }
-        return words.get(self.offline_code or "", (self.offline_reason or _("no reason is known"), power))
+        return words.get(self.offline_code or "", (self.offline_reason or _("the reason is unknown"), power))
 
     # --- while the form is open --------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class IiotDeviceToken(models.Model):
     expires_at = fields.Datetime(required=True)
     claimed_at = fields.Datetime()
     request_digest = fields.Char(groups=fields.NO_ACCESS, help="Who repeats the request gets the answer again.")
-    heard_at = fields.Datetime(help="When the device that was paired with it was heard of.")
+    heard_at = fields.Datetime(help="When the device that was paired with it was first seen.")
 
     @api.model
     def _note_heard(self, device_ids: list[int]) -> None:
@@ -71,7 +71,7 @@ class IiotDevice(models.Model):
     _inherit = "iiot.device"
 
     token_until = fields.Datetime(
-        "Token Good Until", compute="_compute_token_until", help="Of the token that was made and is not used yet."
+        "Token Valid Until", compute="_compute_token_until", help="Of the token that was made and is not used yet."
     )
 
     def _generate_token(self, valid_s: float = TOKEN_VALID_S) -> str:

@@ -37,7 +37,7 @@ class IiotFirmware(models.Model):
         index=True,
         ondelete="restrict",
         tracking=True,
-        help="For which devices it is. Empty: for all.",
+        help="Which devices it is for. Empty: for all.",
     )
     company_id = fields.Many2one("res.company", index=True, help="Empty: for all companies.")
     active = fields.Boolean(default=True)
@@ -46,7 +46,7 @@ class IiotFirmware(models.Model):
     url = fields.Char(
         "Address",
         tracking=True,
-        help="Where the appliance fetches the file, by http or https, in place of a file kept here.",
+        help="Where the gateway downloads the file, by http or https, instead of a file kept here.",
     )
     size = fields.Float("Size (bytes)", digits=(16, 0), tracking=True, help="Computed for a file.")
     sha256 = fields.Char(
@@ -99,7 +99,7 @@ class IiotFirmware(models.Model):
             if not 0 < len(firmware.version.strip()) <= VERSION_CHARACTERS:
                 raise ValidationError(_("A version has 1 to %s characters.", VERSION_CHARACTERS))
             if bool(firmware.url) == bool(firmware._file_attachment()):
-                raise ValidationError(_("A firmware needs either a file or an address."))
+                raise ValidationError(_("A firmware version needs either a file or an address."))
             if firmware.url:
                 firmware._check_url()
             if firmware.sha256 and not _sha256(firmware.sha256):
@@ -137,7 +137,7 @@ class IiotFirmware(models.Model):
             if changed and firmware.sudo().update_ids.filtered(lambda update: update.state != "draft"):
                 raise UserError(
                     _(
-                        "%s has been sent to devices: what they got must not change. Make a new version.",
+                        "%s has been sent to devices: what they got must not change. Create a new version.",
                         firmware.version,
                     )
                 )
@@ -152,7 +152,7 @@ class IiotFirmware(models.Model):
         try:
             content = base64.b64decode(vals["file"], validate=False)
         except (binascii.Error, ValueError):
-            raise ValidationError(_("The file is not encoded as it must be (base64).")) from None
+            raise ValidationError(_("The file must be encoded in base64.")) from None
         if not content:
             raise ValidationError(_("The file is empty."))
         sha256 = hashlib.sha256(content).hexdigest()

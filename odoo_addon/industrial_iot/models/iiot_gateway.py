@@ -31,43 +31,44 @@ class IiotGateway(models.Model):
     company_id = fields.Many2one("res.company", required=True, index=True, default=lambda self: self.env.company)
     active = fields.Boolean(default=True, tracking=True)
     is_enabled = fields.Boolean(
-        "Switched On", default=True, tracking=True, copy=False, help="Off: nothing is taken from it or sent to it."
+        "Switched On", default=True, tracking=True, copy=False, help="Off: nothing is accepted from it or sent to it."
     )
-    uid = fields.Char("Gateway ID", readonly=True, copy=False, index=True, help="The appliance's own name (UUID).")
+    uid = fields.Char("Gateway ID", readonly=True, copy=False, index=True, help="The gateway's own ID (UUID).")
     user_id = fields.Many2one("res.users", "Responsible", tracking=True, default=lambda self: self.env.user)
     silence_limit_min = fields.Integer(
         "Silence Limit (min)",
         default=SILENCE_LIMIT_MIN,
-        help="When it has not been heard of for longer, its responsible gets an activity. 0: never.",
+        help="If there is no contact for longer, the person responsible gets an activity. 0: never.",
     )
     device_ids = fields.One2many("iiot.device", "gateway_id", "Devices")
     mqtt_host = fields.Char(
-        "MQTT Host", help="What devices are told. Empty: the system parameter, else what the appliance knows."
+        "MQTT Host", help="Where devices connect. Empty: the address in Settings, else the gateway's own."
     )
-    mqtt_port = fields.Integer("MQTT Port", help="0: the system parameter, else what the appliance knows.")
-    mqtt_use_tls = fields.Selection(
-        [("True", "Yes"), ("False", "No")], "MQTT over TLS", help="Empty: the system parameter."
-    )
+    mqtt_port = fields.Integer("MQTT Port", help="0: the port in Settings, else the gateway's own.")
+    mqtt_use_tls = fields.Selection([("True", "Yes"), ("False", "No")], "MQTT over TLS", help="Empty: as in Settings.")
 
     key_ids = fields.One2many("iiot.gateway.key", "gateway_id", "Keys")
     enrolled_at = fields.Datetime(readonly=True, copy=False)
     database_uuid = fields.Char(
-        "Bound To", readonly=True, copy=False, help="The database in which it was enrolled. In a copy it stays refused."
+        "Bound To",
+        readonly=True,
+        copy=False,
+        help="The database in which it was enrolled. A copy of that database refuses it.",
     )
     is_copy = fields.Boolean(
         "Copied", compute="_compute_is_copy", help="It was enrolled in another database, of which this one is a copy."
     )
     code_digest = fields.Char(copy=False, groups=fields.NO_ACCESS, index=True)
-    code_expires_at = fields.Datetime("Enrolment Code Good Until", readonly=True, copy=False)
+    code_expires_at = fields.Datetime("Enrolment Code Valid Until", readonly=True, copy=False)
     code_used_at = fields.Datetime(readonly=True, copy=False)
-    api_url = fields.Char(copy=False, groups=fields.NO_ACCESS, help="Where Odoo reaches the appliance's own API.")
+    api_url = fields.Char(copy=False, groups=fields.NO_ACCESS, help="Where Odoo reaches the gateway's own API.")
     api_key = fields.Char(copy=False, groups=fields.NO_ACCESS, help="The key of that API, made for Odoo.")
-    ca_pem = fields.Text(copy=False, groups=fields.NO_ACCESS, help="The authority of its certificate.")
+    ca_pem = fields.Text(copy=False, groups=fields.NO_ACCESS, help="The authority that issued its certificate.")
     api_address = fields.Char(
-        "Own Address",
+        "API Address",
         compute="_compute_api_address",
         compute_sudo=True,
-        help="Where Odoo calls it, if it may be called.",
+        help="Where Odoo calls the gateway, if it may.",
     )
 
     declare(vars(), uid_unique=("UNIQUE(uid)", "There is a gateway with this ID already."))
@@ -98,11 +99,11 @@ class IiotGateway(models.Model):
         self.ensure_one()
         self.check_access_rights_for_write()
         if not self.is_enabled:
-            raise UserError(_("The gateway is switched off: switch it on before you enrol an appliance as it."))
+            raise UserError(_("The gateway is switched off: switch it on before you enrol it."))
         code = self._new_code()
         url = self.env["ir.config_parameter"].sudo().get_param("web.base.url", "")
         return self._show_once(
-            _("Enrol the Appliance"),
+            _("Enrol the Gateway"),
             secret=code,
             command=f"iiot-appliance enroll --odoo {url} --code {code}",
             expires_at=self.sudo().code_expires_at,
@@ -113,7 +114,7 @@ class IiotGateway(models.Model):
         self.ensure_one()
         self.check_access_rights_for_write()
         self.key_ids.sudo()._end_after_overlap()
-        key = self.env["iiot.gateway.key"].sudo()._make(self, _("Made by %s", self.env.user.name))
+        key = self.env["iiot.gateway.key"].sudo()._make(self, _("Created by %s", self.env.user.name))
         return self._show_once(_("Key of the Gateway"), secret=key, command=f"ODOO_API_KEY={key}")
 
     def action_forget_address(self):

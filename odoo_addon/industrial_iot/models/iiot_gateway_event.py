@@ -25,14 +25,14 @@ class IiotGatewayEvent(models.Model):
     gateway_id = fields.Many2one("iiot.gateway", required=True, index=True, ondelete="cascade")
     company_id = fields.Many2one(related="gateway_id.company_id", store=True, index=True)
     device_id = fields.Many2one("iiot.device", index=True, ondelete="set null")
-    at = fields.Datetime(required=True, index=True)
+    at = fields.Datetime("Time", required=True, index=True)
     event = fields.Char(required=True)
-    detail = fields.Text(help="All that the appliance said of it, as JSON.")
+    detail = fields.Text(help="Everything the gateway reported about it, as JSON.")
 
     def _ask_somebody(self) -> None:
         """An activity for the gateway's responsible, unless there is one of the same words already."""
         record = self.device_id or self.gateway_id
-        summary = _("The appliance reports: %s", self.event)
+        summary = _("The gateway reports: %s", self.event)
         user = self.gateway_id.user_id
         if not user or record.activity_ids.filtered(lambda each: each.summary == summary):
             return

@@ -20,9 +20,9 @@ class IiotGatewayKey(models.Model):
     gateway_id = fields.Many2one("iiot.gateway", required=True, index=True, ondelete="cascade")
     company_id = fields.Many2one(related="gateway_id.company_id", store=True, index=True)
     digest = fields.Char(required=True, readonly=True, copy=False, groups=fields.NO_ACCESS)
-    expires_at = fields.Datetime("Good Until", readonly=True, copy=False, help="Empty: until it is revoked.")
+    expires_at = fields.Datetime("Valid Until", readonly=True, copy=False, help="Empty: until it is revoked.")
     last_used_at = fields.Datetime("Last Used", readonly=True, copy=False, help="To the hour.")
-    is_good = fields.Boolean("Good", compute="_compute_is_good")
+    is_good = fields.Boolean("Valid", compute="_compute_is_good")
 
     declare(vars(), digest_unique=("UNIQUE(digest)", "There is such a key already."))
 

@@ -32,7 +32,7 @@ class IiotGateway(models.Model):
 
     def _set_aside_words(self):
         return _("Messages were set aside"), _(
-            "Odoo has refused them for good. The appliance keeps them, and its page Messages says why each was refused."
+            "Odoo has refused them for good. The gateway keeps them, and its page Messages says why each was refused."
         )
 
     def _compare_ledger(self, first):

@@ -13,18 +13,18 @@ class IiotGatewayReport(models.Model):
     _description = "IIoT Gateway Report"
     _log_access = False
 
-    reported_name = fields.Char("Own Name", readonly=True)
+    reported_name = fields.Char("Reported Name", readonly=True)
     version = fields.Char(readonly=True)
     status = fields.Selection(
         [("ok", "OK"), ("degraded", "Degraded"), ("failing", "Failing")], readonly=True, index=True
     )
-    problems = fields.Text(readonly=True, help="What the appliance says is wrong, one a line.")
+    problems = fields.Text(readonly=True, help="Problems reported by the gateway, one per line.")
     last_contact = fields.Datetime(readonly=True, index=True)
-    is_silent = fields.Boolean("Silent", readonly=True, index=True, help="Not heard of for longer than its limit.")
+    is_silent = fields.Boolean("No Contact", readonly=True, index=True, help="No contact for longer than its limit.")
     uptime_s = fields.Float("Uptime (s)", readonly=True)
-    clock_ahead_s = fields.Float("Clock Ahead (s)", readonly=True, help="Of Odoo's; below 0: behind.")
+    clock_ahead_s = fields.Float("Clock Ahead (s)", readonly=True, help="Compared with Odoo's clock; below 0: behind.")
     waiting = fields.Float("Waiting Messages", digits=COUNT, readonly=True)
-    parked = fields.Float("Parked Messages", digits=COUNT, readonly=True, help="Refused for good, with a reason.")
+    parked = fields.Float("Messages Set Aside", digits=COUNT, readonly=True, help="Permanently refused, with a reason.")
     oldest_waiting_at = fields.Datetime("Oldest Waiting", readonly=True)
     drain_s = fields.Float("Drained In (s)", readonly=True)
     devices_paired = fields.Integer("Paired Devices", readonly=True)
@@ -36,30 +36,30 @@ class IiotGatewayReport(models.Model):
 
     # the appliance's ledger of readings, and beside it what Odoo counts itself
     ledger_received = fields.Float("Received", digits=COUNT, readonly=True)
-    ledger_stored = fields.Float("In Odoo, as the Appliance Knows", digits=COUNT, readonly=True)
+    ledger_stored = fields.Float("In Odoo, Reported by Gateway", digits=COUNT, readonly=True)
     ledger_waiting = fields.Float("Waiting", digits=COUNT, readonly=True)
-    ledger_parked = fields.Float("Parked", digits=COUNT, readonly=True)
+    ledger_parked = fields.Float("Set Aside", digits=COUNT, readonly=True)
     ledger_removed = fields.Float("Removed", digits=COUNT, readonly=True)
     ledger_refused = fields.Float("Refused", digits=COUNT, readonly=True)
     ledger_repeated = fields.Float("Repeated by Devices", digits=COUNT, readonly=True)
-    readings_stored = fields.Float("In Odoo, as Odoo Counts", digits=COUNT, readonly=True)
+    readings_stored = fields.Float("In Odoo, Counted by Odoo", digits=COUNT, readonly=True)
     ledger_counted = fields.Float(
-        "Counted by Odoo", digits=COUNT, readonly=True, help="What Odoo had counted when the appliance reported."
+        "Counted by Odoo", digits=COUNT, readonly=True, help="What Odoo had counted when the gateway reported."
     )
     ledger_before = fields.Float(
         "Not for This Odoo",
         digits=COUNT,
         readonly=True,
-        help="Delivered before the appliance was enrolled here, or accepted.",
+        help="Delivered before the gateway was enrolled here, or accepted.",
     )
     ledger_gap = fields.Float(
-        "Unaccounted", digits=COUNT, readonly=True, help="Received, and in none of the appliance's own figures."
+        "Unaccounted", digits=COUNT, readonly=True, help="Received, and in none of the gateway's own figures."
     )
     ledger_short = fields.Float(
         "Missing in Odoo",
         digits=COUNT,
         readonly=True,
-        help="Delivered as the appliance knows, and not counted by Odoo.",
+        help="Delivered as the gateway knows, and not counted by Odoo.",
     )
 
     # how the two sides stand to each other

@@ -5,10 +5,10 @@ from datetime import timedelta
 from odoo import _, api, fields, models
 
 CONDITIONS = [
-    ("ok", "All Well"),
+    ("ok", "OK"),
     ("degraded", "Needs Attention"),
     ("failing", "Failing"),
-    ("silent", "Silent"),
+    ("silent", "No Contact"),
     ("new", "Not Enrolled"),
     ("off", "Switched Off"),
     ("copy", "Copy"),
@@ -24,7 +24,7 @@ TROUBLE = [
 class IiotGateway(models.Model):
     _inherit = "iiot.gateway"
 
-    condition = fields.Selection(CONDITIONS, compute="_compute_condition", help="How the appliance is, in one word.")
+    condition = fields.Selection(CONDITIONS, compute="_compute_condition", help="State of the gateway, in one word.")
     needs_attention = fields.Boolean(compute="_compute_needs_attention", search="_search_needs_attention")
     contact_text = fields.Char("Contact", compute="_compute_texts")
     devices_text = fields.Char("Devices Online", compute="_compute_texts")
@@ -32,7 +32,7 @@ class IiotGateway(models.Model):
     disk_text = fields.Char("Disk", compute="_compute_texts")
     disk_used_percent = fields.Float("Disk Used", compute="_compute_texts")
     clock_text = fields.Char("Clock", compute="_compute_texts")
-    uptime_text = fields.Char("Running For", compute="_compute_texts")
+    uptime_text = fields.Char("Uptime", compute="_compute_texts")
     ledger_text = fields.Char("Ledger in a Sentence", compute="_compute_ledger")
     ledger_adds_up = fields.Boolean(compute="_compute_ledger")
     ledger_table = fields.Json("Ledger", compute="_compute_ledger")
@@ -91,11 +91,11 @@ class IiotGateway(models.Model):
             ahead = gateway.clock_ahead_s
             span = wording._duration(abs(ahead))
             gateway.clock_text = (
-                _("Right")
+                _("Correct")
                 if abs(ahead) < 2
-                else _("%s ahead of Odoo's", span)
+                else _("%s ahead of Odoo", span)
                 if ahead > 0
-                else _("%s behind Odoo's", span)
+                else _("%s behind Odoo", span)
             )
             gateway.uptime_text = wording._duration(gateway.uptime_s) if gateway.uptime_s else False
 
@@ -111,15 +111,15 @@ class IiotGateway(models.Model):
         if not self.last_contact:
             return False
         if not self.waiting:
-            return _("Nothing waits")
+            return _("No messages waiting")
         count = f"{int(self.waiting):,}"
         oldest = wording._since(self.oldest_waiting_at)
         if not oldest:
-            return _("%s messages wait", count)
+            return _("%s messages waiting", count)
         if not self.drain_s:
-            return _("%(count)s messages wait, the oldest for %(oldest)s", count=count, oldest=oldest)
+            return _("%(count)s messages waiting, the oldest for %(oldest)s", count=count, oldest=oldest)
         return _(
-            "%(count)s messages wait, the oldest for %(oldest)s; all here in about %(drain)s",
+            "%(count)s messages waiting, the oldest for %(oldest)s; delivered in about %(drain)s",
             count=count,
             oldest=oldest,
             drain=wording._duration(self.drain_s),
@@ -137,20 +137,22 @@ class IiotGateway(models.Model):
                 "head": ["", _("Readings"), _("What it means")],
                 "note": _("As of %s.", gateway.contact_text) if gateway.last_contact else False,
                 "rows": [
-                    _row(_("Received from devices"), received, _("The appliance has confirmed them to the devices.")),
-                    _row(_("In Odoo, says the appliance"), gateway.ledger_stored, _("Odoo has confirmed them.")),
+                    _row(_("Received from devices"), received, _("The gateway has confirmed them to the devices.")),
+                    _row(_("In Odoo, reported by the gateway"), gateway.ledger_stored, _("Odoo has confirmed them.")),
                     _row(
-                        _("In Odoo, counts Odoo"),
+                        _("In Odoo, counted by Odoo"),
                         gateway.ledger_counted,
                         _("At that moment, since it was enrolled here; those on their way may be among them."),
                     ),
-                    _row(_("Waiting"), gateway.ledger_waiting, _("On the appliance's disk, on their way."), "warning"),
+                    _row(_("Waiting"), gateway.ledger_waiting, _("On the gateway's disk, on their way."), "warning"),
                     _row(_("Set aside"), gateway.ledger_parked, _("Odoo refused them; kept with a reason."), "danger"),
-                    _row(_("Removed"), gateway.ledger_removed, _("By the appliance, as its settings say."), "warning"),
                     _row(
-                        _("Refused at the door"),
+                        _("Removed"), gateway.ledger_removed, _("By the gateway, according to its settings."), "warning"
+                    ),
+                    _row(
+                        _("Refused on arrival"),
                         gateway.ledger_refused,
-                        _("Never confirmed to the device; the appliance's pages say why."),
+                        _("Never confirmed to the device; the gateway's pages say why."),
                         "muted",
                     ),
                     _row(_("Sent twice by devices"), gateway.ledger_repeated, _("Counted once."), "muted"),
@@ -163,7 +165,7 @@ class IiotGateway(models.Model):
         received, count = self.ledger_received, f"{int(self.ledger_short):,}"
         if self.ledger_gap:
             return _(
-                "%s readings are not accounted for: tell whoever looks after the appliance.",
+                "%s readings are not accounted for: tell whoever looks after the gateway.",
                 f"{abs(int(self.ledger_gap)):,}",
             )
         if self.ledger_short and self.waiting:

@@ -103,9 +103,9 @@ class IiotGateway(models.Model):
             gateway.report_id.is_silent = True
             gateway.activity_schedule(
                 "mail.mail_activity_data_warning",
-                summary=_("Gateway silent"),
+                summary=_("No contact with gateway"),
                 note=_(
-                    "%(gateway)s has not been heard of for %(minutes)s minutes.",
+                    "No contact with %(gateway)s for %(minutes)s minutes.",
                     gateway=gateway.name,
                     minutes=gateway.silence_limit_min,
                 ),
@@ -116,7 +116,7 @@ class IiotGateway(models.Model):
         self.report_id.is_silent = False
         warning = self.env.ref("mail.mail_activity_data_warning")
         activities = self.activity_ids.filtered(lambda each: each.activity_type_id == warning and each.automated)
-        activities.action_feedback(feedback=_("It has been heard of again."))
+        activities.action_feedback(feedback=_("Contact has been restored."))
 
 
 def _fitting(items: list[dict[str, Any]]) -> list[dict[str, Any]]:

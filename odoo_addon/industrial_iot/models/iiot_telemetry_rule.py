@@ -37,7 +37,7 @@ class IiotTelemetryRule(models.Model):
     active = fields.Boolean(default=True)
     sequence = fields.Integer(default=10, help="Of two rules that write the same field the later one wins.")
     profile_id = fields.Many2one(
-        "iiot.device.profile", "Device Template", required=True, index=True, ondelete="cascade"
+        "iiot.device.profile", "Configuration Template", required=True, index=True, ondelete="cascade"
     )
     company_id = fields.Many2one(related="profile_id.company_id", store=True, index=True)
     json_path = fields.Char(
@@ -59,13 +59,13 @@ class IiotTelemetryRule(models.Model):
     target_field = fields.Char(related="target_field_id.name", string="Target Field Name")
     target_type = fields.Selection(related="target_field_id.ttype", string="Target Field Type")
     record_by = fields.Selection(
-        [("business_ref", "The device's business record"), ("domain", "Records that a domain finds")],
+        [("business_ref", "The device's business record"), ("domain", "Records found by a domain")],
         "Record",
         required=True,
         default="business_ref",
     )
     domain = fields.Char(
-        help="Conditions for the records, in which device and value may stand: "
+        help="Conditions for the records; they may use device and value: "
         "[('serial_no', '=', device.serial_number)]. The device has id, device_id, serial_number, name, profile, "
         "company_id, business_model and business_id."
     )
@@ -73,7 +73,7 @@ class IiotTelemetryRule(models.Model):
     offset = fields.Float(digits=0, help="Then this is added.")
     rounding = fields.Float(digits=0, help="The step to which numbers are rounded, such as 0.1 or 5. 0: not at all.")
     only_changed = fields.Boolean(
-        "Only When Changed", default=True, help="Nothing is written where the field has the value already."
+        "Only When Changed", default=True, help="Nothing is written if the field already has the value."
     )
     author_id = fields.Many2one(
         "res.users", readonly=True, copy=False, ondelete="restrict",

@@ -70,7 +70,7 @@ class IiotTelemetryRule(models.Model):
             "note": "",
         }
         if not isinstance(reading, dict) or "payload" not in reading:
-            return [{**line, "note": _("This is no reading: give device_id and payload.")}]
+            return [{**line, "note": _("This is not a reading: give device_id and payload.")}]
         line["device_id"] = reading.get("device_id")
         if rule.problem:
             return [{**line, "note": self.env["iiot.wording"]._told(rule.problem)}]

@@ -31,12 +31,12 @@ class IiotTelemetryRule(models.Model):
 
     trial_device_id = fields.Many2one(
         "iiot.device",
-        "Try With",
+        "Test With",
         compute="_compute_trial_device",
         readonly=False,
-        help="Its newest readings are tried. Empty: the newest reading of each of some devices.",
+        help="The rule is tested with its newest readings. Empty: the newest reading of each of some devices.",
     )
-    trial_payload = fields.Text("Or a Reading of Your Own", store=False, help="JSON as the device sends it.")
+    trial_payload = fields.Text("Or Paste a Reading", store=False, help="JSON as the device sends it.")
     known_paths = fields.Char(compute="_compute_known_paths", help="Paths of the values in the newest reading.")
     trial_problem = fields.Char(compute="_compute_trial")
     trial_table = fields.Json("What Would Be Written", compute="_compute_trial")
@@ -77,7 +77,7 @@ class IiotTelemetryRule(models.Model):
     def _drafted(self):
         """This rule as a new one of whoever looks at it; raises what saving it would be refused for."""
         for field, told in (
-            ("profile_id", _("Choose the device template.")),
+            ("profile_id", _("Choose the configuration template.")),
             ("target_model_id", _("Choose what kind of record is written.")),
             ("target_field_id", _("Choose the field that is written.")),
         ):
@@ -110,7 +110,7 @@ class IiotTelemetryRule(models.Model):
                 payload = json_text.loads(self.trial_payload)
             except ValueError as error:
                 told = self.env["iiot.wording"]._told(error)
-                raise UserError(_("Your reading is no JSON: %s", told)) from None
+                raise UserError(_("Your reading is not JSON: %s", told)) from None
             return [{"device_id": device.device_id, "payload": payload}]
         if not self.trial_device_id:
             return [_newest(each) for each in devices]
@@ -145,7 +145,7 @@ class IiotTelemetryRule(models.Model):
                     "look": look,
                 }
             )
-        head = [_("Reading"), _("Value Found"), _("Record"), _("Now"), _("Then"), ""]
+        head = [_("Reading"), _("Value Found"), _("Record"), _("Present Value"), _("New Value"), ""]
         return {"head": head if self.trial_device_id else [_("Device"), *head], "rows": rows}
 
     def _no_readings(self):

@@ -70,11 +70,11 @@ class IiotUpdate(models.Model):
     reason = fields.Char("Reason Code", readonly=True, copy=False)
     error = fields.Char(readonly=True, copy=False)
     problem = fields.Char("Push Problem", readonly=True, copy=False)
-    new_version = fields.Char("Version Now", readonly=True, copy=False, help="What the device said that it runs.")
+    new_version = fields.Char("Version Now", readonly=True, copy=False, help="The version that the device reported.")
     started_at = fields.Datetime(readonly=True, copy=False)
     ended_at = fields.Datetime(readonly=True, copy=False)
     deadline = fields.Datetime(
-        copy=False, help="If nothing has ended it by then it has failed. The gateway has shorter limits of its own."
+        copy=False, help="If it has not ended by then, it counts as failed. The gateway has shorter limits of its own."
     )
     history = fields.Json("History (JSON)", readonly=True, copy=False)
     history_text = fields.Text("History", compute="_compute_history_text")
@@ -82,7 +82,7 @@ class IiotUpdate(models.Model):
     rollback_of_id = fields.Many2one("iiot.update", "Undoes", readonly=True, copy=False, index="btree_not_null")
 
     from_device = fields.Boolean(readonly=True, copy=False)
-    waiting = fields.Boolean(readonly=True, copy=False, help="To be offered until the gateway has told of it.")
+    waiting = fields.Boolean(readonly=True, copy=False, help="To be offered until the gateway has reported on it.")
     offered = fields.Boolean(readonly=True, copy=False)
     cancel_requested = fields.Boolean("To Be Cancelled", readonly=True, copy=False)
     cancel_offered = fields.Boolean(readonly=True, copy=False)
@@ -127,7 +127,7 @@ class IiotUpdate(models.Model):
     def _check_firmware(self):
         for update in self:
             if update.action == "start_update" and not update.firmware_id:
-                raise ValidationError(_("An update needs a firmware."))
+                raise ValidationError(_("An update needs a firmware version."))
             wanted = update.firmware_id.profile_id
             if wanted and wanted != update.device_id.profile_id:
                 raise ValidationError(
@@ -142,13 +142,13 @@ class IiotUpdate(models.Model):
     @api.model_create_multi
     def create(self, vals_list):
         if not self.env.su and any(_beside_chatter(vals) - EDITABLE for vals in vals_list):
-            raise AccessError(_("Only device, firmware and deadline of an update are yours to choose."))
+            raise AccessError(_("Only the device, firmware and deadline of an update can be set."))
         return super().create(vals_list)
 
     def write(self, vals):
         changed = set() if self.env.su else _beside_chatter(vals)
         if changed - EDITABLE or (changed and any(update.state != "draft" for update in self)):
-            raise AccessError(_("An update that was started is not changed: cancel it, and make another one."))
+            raise AccessError(_("An update that has started cannot be changed: cancel it and create another one."))
         return super().write(vals)
 
     @api.ondelete(at_uninstall=False)
@@ -292,7 +292,7 @@ class IiotUpdate(models.Model):
         )
         for update in late:
             was_offered = update.offered
-            update._conclude("failed", "timeout", _("Nothing ended it in time."))
+            update._conclude("failed", "timeout", _("It did not end in time."))
             if was_offered:
                 update.write({"cancel_requested": True, "cancel_offered": False})
 
@@ -323,7 +323,7 @@ class IiotDevice(models.Model):
                 raise UserError(_("%s is not paired, or not active.", device.display_name))
         busy = self.running_update_id
         if busy:
-            raise UserError(_("%s has an update that is running: cancel it first.", busy[0].device_id.display_name))
+            raise UserError(_("%s has a running update: cancel it first.", busy[0].device_id.display_name))
 
     def action_open_updates(self):
         """All updates of this device."""

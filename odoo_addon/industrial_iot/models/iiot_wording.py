@@ -62,4 +62,4 @@ class IiotWording(models.AbstractModel):
                 told.append(_("(arrived late)"))
             state, by = entry.get("state") or "", entry.get("by") or ""
             rows.append({"cells": [at, states.get(state, state), people.get(by, by), " ".join(told)]})
-        return {"head": [_("Time"), _("State"), _("Told By"), _("More")], "rows": rows}
+        return {"head": [_("Time"), _("State"), _("Reported By"), _("More")], "rows": rows}

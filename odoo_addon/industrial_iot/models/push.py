@@ -166,12 +166,12 @@ class IiotCommand(models.Model):
         name = f"{self.action} → {self.device_id.display_name}"
         if reply.ok:
             self.problem = False
-            return "success", _("%s: taken by the gateway.", name)
+            return "success", _("%s: accepted by the gateway.", name)
         if reply.final:
             self._conclude("failed", reply.code, reply.text)
             return "warning", f"{name}: {self.reason_text}"
         self.write({"problem": reply.text, "offered": reply.reached})
-        return "warning", _("%s: the gateway could not be reached directly; it will fetch it.", name)
+        return "warning", _("%s: the gateway could not be reached directly; it will fetch it by itself.", name)
 
 
 class IiotUpdate(models.Model):
@@ -197,9 +197,11 @@ class IiotUpdate(models.Model):
             return "success", ""
         if reply.ok:
             self.problem = False
-            return "success", _("%s: taken by the gateway.", self.display_name)
+            return "success", _("%s: accepted by the gateway.", self.display_name)
         if reply.final:
             self._conclude("failed", "refused", f"{reply.code}: {reply.text}")
             return "warning", f"{self.display_name}: {self.error}"
         self.write({"problem": reply.text, "offered": reply.reached})
-        return "warning", _("%s: the gateway could not be reached directly; it will fetch it.", self.display_name)
+        return "warning", _(
+            "%s: the gateway could not be reached directly; it will fetch it by itself.", self.display_name
+        )

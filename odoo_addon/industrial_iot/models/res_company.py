@@ -28,7 +28,10 @@ class ResCompany(models.Model):
             self.env.cr.execute("SELECT 1 FROM pg_timezone_names WHERE name = %s", (company.iiot_tz,))
             if not self.env.cr.rowcount:
                 raise ValidationError(
-                    _("The database does not know the time zone %s. Choose another of the same time.", company.iiot_tz)
+                    _(
+                        "The database does not know the time zone %s. Choose another one with the same time.",
+                        company.iiot_tz,
+                    )
                 )
 
     def write(self, vals):

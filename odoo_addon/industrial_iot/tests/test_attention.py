@@ -51,7 +51,7 @@ class TestLedger(AttentionCase):
         self.count(5)
         self.env.invalidate_all()
         cells = {row["cells"][0]: row["cells"][1] for row in self.gateway.ledger_table["rows"]}
-        self.assertEqual((cells["In Odoo, says the appliance"], cells["In Odoo, counts Odoo"]), ("10", "10"))
+        self.assertEqual((cells["In Odoo, reported by the gateway"], cells["In Odoo, counted by Odoo"]), ("10", "10"))
         self.assertIn("As of", self.gateway.ledger_table["note"])
 
     def test_what_odoo_has_lost_becomes_somebodys_work_until_it_is_there_again(self):

@@ -26,10 +26,10 @@ class TestGatewayInWords(DeviceCase):
         self.assertEqual(self.gateway.condition, "off")
 
     def test_a_backlog_says_how_much_how_old_and_how_long_it_takes(self):
-        self.assertEqual(self.report(waiting=0).backlog_text, "Nothing waits")
+        self.assertEqual(self.report(waiting=0).backlog_text, "No messages waiting")
         gateway = self.report(waiting=12_345, oldest_waiting_at=self.minutes_ago(125), drain_s=90)
         self.assertEqual(
-            gateway.backlog_text, "12,345 messages wait, the oldest for 2 h 5 min; all here in about 1 min"
+            gateway.backlog_text, "12,345 messages waiting, the oldest for 2 h 5 min; delivered in about 1 min"
         )
 
     def test_the_ledger_adds_up_or_says_how_many_are_missing(self):
@@ -47,7 +47,7 @@ class TestGatewayInWords(DeviceCase):
         gateway = self.report(disk_free_mb=512, disk_total_mb=2048, clock_ahead_s=-75, uptime_s=200)
         self.assertEqual(gateway.disk_text, "512 MB free of 2.0 GB")
         self.assertEqual(gateway.disk_used_percent, 75)
-        self.assertEqual((gateway.clock_text, gateway.uptime_text), ("1 min behind Odoo's", "3 min"))
+        self.assertEqual((gateway.clock_text, gateway.uptime_text), ("1 min behind Odoo", "3 min"))
 
     def test_how_many_of_its_devices_are_online_is_one_text(self):
         self.assertFalse(self.gateway.devices_text)
@@ -90,9 +90,9 @@ class TestProfileForm(DeviceCase):
         self.assertEqual((form.template_mark, form.preview_problem), (False, False))
         self.assertTrue(form.preview_size)
         form.preview_params = "[1]"
-        self.assertIn("no JSON", form.preview_problem)
+        self.assertIn("not JSON", form.preview_problem)
         form.settings = '{\n"a": }'
-        self.assertIn("no JSON", form.settings_problem)
+        self.assertIn("not JSON", form.settings_problem)
         self.assertEqual(form.settings_mark["line"], 2)
         form.settings = "[]"
         self.assertIn("object", form.settings_problem)
@@ -156,7 +156,7 @@ class TestRuleTrial(TelemetryCase):
         form.trial_payload = '{"water": 3}'
         self.assertEqual(form.trial_table["rows"][0]["cells"][1], "nothing found")
         form.trial_payload = "{"
-        self.assertIn("no JSON", form.trial_problem)
+        self.assertIn("not JSON", form.trial_problem)
 
     def test_what_saving_would_be_refused_for_is_said_while_typing(self):
         form = self.form(json_path="$..temperature", trial_device_id=self.device)

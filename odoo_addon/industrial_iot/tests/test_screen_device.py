@@ -43,7 +43,7 @@ class TestConnectionInWords(DeviceCase):
         device = self.paired()
         self.gateway.report_id.last_contact = self.minutes_ago(20)
         text, advice = self.words(device, connection_status="unknown")
-        self.assertEqual(text, "Unknown: its gateway has been silent for 20 min")
+        self.assertEqual(text, "Unknown: no contact with its gateway for 20 min")
         self.assertIn(self.gateway.name, advice)
 
     def test_before_and_after_its_service_a_device_says_what_is_next(self):
@@ -225,7 +225,7 @@ class TestCommandDialog(DeviceCase):
         self.assertIn("Press", dialog.preview_problem)
         dialog.as_json = True
         dialog.params = "{"
-        self.assertIn("no JSON", dialog.params_problem)
+        self.assertIn("not JSON", dialog.params_problem)
         self.assertFalse(dialog.preview)
         dialog.params = '{"speed": 4}'
         self.assertFalse(dialog.params_problem or dialog.preview_problem)

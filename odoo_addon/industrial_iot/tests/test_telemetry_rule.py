@@ -420,7 +420,7 @@ class TestPreview(TelemetryCase):
             "newer reading",
             "no such device",
             "not an RFC",
-            "no reading",
+            "not a reading",
         )
         for word, note in zip(words, notes, strict=True):
             self.assertIn(word, note)

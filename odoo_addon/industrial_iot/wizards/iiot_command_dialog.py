@@ -17,7 +17,7 @@ KINDS_SHOWN = NAMED = 5
 class IiotCommandDialog(models.TransientModel):
     """What somebody types to send a command to one device or many, and what they would get.
 
-    Parameters are typed one a line; whoever prefers it types them as JSON.
+    Parameters are typed one per line; whoever prefers it types them as JSON.
     """
 
     _name = "iiot.command.dialog"
@@ -36,7 +36,7 @@ class IiotCommandDialog(models.TransientModel):
         help='A JSON object such as {"delay": 5}.',
     )
     params_problem = fields.Char(compute="_compute_preview")
-    expires_in_s = fields.Integer("Expires After (s)", help="0: as the configuration template says.")
+    expires_in_s = fields.Integer("Expires After (s)", help="0: as set in the configuration template.")
     preview = fields.Text("Message to the Device", compute="_compute_preview")
     preview_problem = fields.Char(compute="_compute_preview")
     warning = fields.Text(compute="_compute_warning")
@@ -110,7 +110,7 @@ class IiotCommandDialog(models.TransientModel):
         try:
             params = json_text.loads(self.params or "{}")
         except ValueError as error:
-            raise UserError(_("Parameters are no JSON: %s", self.env["iiot.wording"]._told(error))) from None
+            raise UserError(_("Parameters are not JSON: %s", self.env["iiot.wording"]._told(error))) from None
         if not isinstance(params, dict):
             raise UserError(_('The parameters of a command must be a dictionary such as {"delay": 5}.'))
         return params

@@ -9,4 +9,4 @@ class IiotGatewaySecret(models.TransientModel):
 
     secret = fields.Char(store=False, readonly=True)
     command = fields.Char(store=False, readonly=True)
-    expires_at = fields.Datetime("Good Until", store=False, readonly=True)
+    expires_at = fields.Datetime("Valid Until", store=False, readonly=True)
