@@ -263,6 +263,11 @@ class Plant:
         ledger = await box.get("/api/v1/ledger")
         lines = [line for line in ledger["devices"] if line["device"] in names]
         assert ledger["adds_up"], ledger
+        async with self.office() as office:
+            await eventually(
+                lambda: office.find("iiot.gateway", [], "name", "ledger_adds_up", "ledger_short", "ledger_gap"),
+                lambda gateways: all(gateway["ledger_adds_up"] for gateway in gateways),
+            )
         assert sum(line["stored"] for line in lines) == len(acknowledged), lines
         assert all(line["waiting"] == line["parked"] == line["removed"] == 0 for line in lines), lines
         return len(acknowledged)
