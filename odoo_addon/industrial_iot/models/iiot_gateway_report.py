@@ -13,7 +13,7 @@ class IiotGatewayReport(models.Model):
     _description = "IIoT Gateway Report"
     _log_access = False
 
-    reported_name = fields.Char("Reported Name", readonly=True)
+    reported_name = fields.Char(readonly=True)
     version = fields.Char(readonly=True)
     status = fields.Selection(
         [("ok", "OK"), ("degraded", "Degraded"), ("failing", "Failing")], readonly=True, index=True
