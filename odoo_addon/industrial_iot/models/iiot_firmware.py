@@ -29,6 +29,7 @@ class IiotFirmware(models.Model):
     _inherit = ["mail.thread", "mail.activity.mixin"]
     _order = "profile_id, id desc"
     _rec_name = "version"
+    _rec_names_search = ("version", "profile_id")
 
     version = fields.Char(required=True, tracking=True)
     profile_id = fields.Many2one(

@@ -121,7 +121,8 @@ class IiotUpdate(models.Model):
     def _compute_display_name(self):
         for update in self:
             what = update.version or dict(self._fields["action"]._description_selection(self.env))[update.action]
-            update.display_name = f"{update.device_id.display_name or ''}: {what}"
+            # one that is still being typed has no name
+            update.display_name = f"{update.device_id.display_name}: {what}" if update.device_id else False
 
     @api.constrains("device_id", "firmware_id", "action")
     def _check_firmware(self):

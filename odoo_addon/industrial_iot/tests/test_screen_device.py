@@ -238,6 +238,19 @@ class TestCommandDialog(DeviceCase):
         dialog = self.dialog(away | draft)
         self.assertIn(f"{draft.name}: not paired", dialog.warning)
         self.assertIn(f"{away.name}: it stopped answering", dialog.warning)
+        self.assertIn("waits for it 1 min, then", dialog.warning)
+        dialog.expires_in_s = 7200
+        self.assertIn("waits for it 2 h, then", dialog.warning)
+
+    def test_it_offers_what_devices_of_the_same_kind_were_sent_lately_the_most_used_first(self):
+        device, other = self.paired(count=2)
+        (device | other).send_command("stop")
+        device.send_command("configure", {"a": 1})
+        old = device.send_command("ancient")
+        old.sudo().queued_at = self.minutes_ago(60 * 24 * 100)
+        foreign = self.paired(profile_id=self.env["iiot.device.profile"].create({"name": "Other"}).id)
+        foreign.send_command("fly")
+        self.assertEqual(self.dialog(other).known_actions, "stop, configure")
 
 
 class TestUpdateDialog(DeviceCase):
@@ -267,6 +280,32 @@ class TestUpdateDialog(DeviceCase):
         record.action_start()
         self.assertEqual((ready.update_ids.state, ready.update_count), ("waiting", 1))
         self.assertEqual((len(busy.update_ids), len(foreign.update_ids)), (1, 0))
+
+    def test_the_newest_version_for_one_kind_of_device_is_proposed(self):
+        general = self.env["iiot.firmware"].create(
+            {"version": "1.0", "url": "https://files.example/1.bin", "sha256": "cd" * 32}
+        )
+        self.assertEqual(self.dialog(self.paired(count=2)).firmware_id, self.firmware)
+        other = self.env["iiot.device.profile"].create({"name": "Other"})
+        foreign = self.paired(profile_id=other.id)
+        self.assertEqual(self.dialog(foreign).firmware_id, general)
+        dialog = self.dialog(foreign | self.paired())
+        self.assertFalse(dialog.firmware_id)
+        self.assertIn("Other", dialog.choice_text)
+        general.active = False
+        self.assertIn("no firmware for Other", self.dialog(foreign).choice_text)
+        self.assertFalse(self.dialog(self.paired()).choice_text)
+
+    def test_that_an_update_runs_already_is_said_at_once(self):
+        device = self.paired()
+        self.assertFalse(self.dialog(device).problem)
+        self.env["iiot.update"].create({"device_id": device.id, "firmware_id": self.firmware.id}).action_start()
+        self.assertEqual(self.dialog(device).problem, "An update is running: cancel it first.")
+
+    def test_firmware_is_found_by_the_name_of_its_template_and_an_update_without_device_has_no_name(self):
+        found = self.env["iiot.firmware"].name_search("Pres")
+        self.assertIn(self.firmware.id, [each[0] for each in found])
+        self.assertFalse(self.env["iiot.update"].new({}).display_name)
 
     def test_where_none_can_have_it_nothing_is_started(self):
         draft = self.env["iiot.device"].create({"serial_number": "SN-DRAFT", "profile_id": self.profile.id})

@@ -10,21 +10,62 @@ class IiotUpdateDialog(models.TransientModel):
 
     device_ids = fields.Many2many("iiot.device", string="Devices", required=True)
     profile_ids = fields.Many2many("iiot.device.profile", compute="_compute_profiles")
-    firmware_id = fields.Many2one("iiot.firmware", required=True)
+    firmware_id = fields.Many2one(
+        "iiot.firmware",
+        required=True,
+        compute="_compute_firmware",
+        store=True,
+        readonly=False,
+        domain="['|', ('profile_id', '=', False), ('profile_id', 'in', profile_ids)]",
+    )
+    choice_text = fields.Char(compute="_compute_choice_text")
     notes = fields.Text(related="firmware_id.notes")
     table = fields.Json("Versions", compute="_compute_table")
     startable = fields.Integer(compute="_compute_table")
+    problem = fields.Char(compute="_compute_table")
 
     @api.depends("device_ids")
     def _compute_profiles(self):
         for dialog in self:
             dialog.profile_ids = dialog.device_ids.profile_id
 
+    def _firmware_for(self, profiles):
+        return self.env["iiot.firmware"].search(["|", ("profile_id", "=", False), ("profile_id", "in", profiles.ids)])
+
+    @api.depends("device_ids")
+    def _compute_firmware(self):
+        """The newest one for the devices, where they are of one kind."""
+        for dialog in self:
+            profile = dialog.device_ids.profile_id
+            possible = dialog._firmware_for(profile) if len(profile) == 1 else self.env["iiot.firmware"]
+            own = possible.filtered("profile_id") or possible
+            dialog.firmware_id = own.sorted("id")[-1:]
+
+    @api.depends("device_ids")
+    def _compute_choice_text(self):
+        """What somebody who chooses has to know: that there is nothing to choose, or that it is not for all."""
+        for dialog in self:
+            profiles = dialog.device_ids.profile_id
+            names = ", ".join(profiles.mapped("name"))
+            if not dialog._firmware_for(profiles):
+                dialog.choice_text = _("There is no firmware for %s yet. Add it under Firmware Versions.", names)
+            elif len(profiles) > 1:
+                dialog.choice_text = _("A version is for one kind of device, and these are of several: %s.", names)
+            else:
+                dialog.choice_text = False
+
     @api.depends("device_ids", "firmware_id")
     def _compute_table(self):
         for dialog in self:
-            rows = [dialog._row(device) for device in dialog.device_ids]
+            # while it is typed the dialog has drafts of devices, of which no update knows
+            rows = [dialog._row(device) for device in dialog.device_ids._origin]
             dialog.startable = sum(not hindered for _cells, _look, hindered in rows)
+            if dialog.startable or not rows:
+                dialog.problem = False
+            elif len(rows) == 1:
+                dialog.problem = rows[0][0][-1]
+            else:
+                dialog.problem = _("None of these devices can be updated now: the table says why.")
             dialog.table = {
                 "head": [_("Device"), _("Version Now"), _("Connection"), ""],
                 "rows": [{"cells": cells, "look": look} for cells, look, _hindered in rows],
