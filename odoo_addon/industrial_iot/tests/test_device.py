@@ -64,6 +64,30 @@ class TestDevice(DeviceCase):
         with self.assertRaises(UserError):
             device.device_id = "d-9"
 
+    def test_kinds_of_business_records_are_offered_that_people_work_with_and_any_can_be_bound(self):
+        def offered():
+            return [
+                model
+                for model, _name in self.env["iiot.device"].fields_get(["business_ref"])["business_ref"]["selection"]
+            ]
+
+        self.assertIn("res.partner", offered())
+        self.assertFalse({"res.bank", "res.country", "res.currency", "ir.model", "iiot.command"} & set(offered()))
+        action = self.env["ir.actions.act_window"].create({"name": "Places", "res_model": "res.country"})
+        top = self.env["ir.ui.menu"].create({"name": "Our Places"})
+        setup = self.env["ir.ui.menu"].create({"name": "Configuration", "parent_id": top.id})
+        menu = self.env["ir.ui.menu"].create(
+            {"name": "Places", "parent_id": setup.id, "action": f"ir.actions.act_window,{action.id}"}
+        )
+        self.assertNotIn("res.country", offered())
+        menu.parent_id = top
+        self.assertIn("res.country", offered())
+        self.assertNotIn("res.bank", offered())
+        bank = self.env["res.bank"].create({"name": "Bank"})
+        device = self.make(business_ref=f"res.bank,{bank.id}")
+        self.assertEqual(device.business_ref, bank)
+        self.assertIn("res.bank", offered())
+
     def test_business_records_are_found_by_an_index(self):
         self.env.cr.execute(
             "SELECT 1 FROM pg_indexes WHERE tablename = 'iiot_device' AND indexdef LIKE '%(business_ref)%'"
