@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 from odoo import _, api, fields, models
@@ -12,6 +13,8 @@ from ..lib.rendering import RenderingError
 from ..lib.template_samples import named_in
 
 KINDS_SHOWN = NAMED = 5
+WORDS_SHOWN = 20
+USED_IN_DAYS = 90
 
 
 class IiotCommandDialog(models.TransientModel):
@@ -25,7 +28,11 @@ class IiotCommandDialog(models.TransientModel):
 
     device_ids = fields.Many2many("iiot.device", string="Devices", required=True)
     action = fields.Char("Command", required=True)
-    known_actions = fields.Char("Known Commands", compute="_compute_known")
+    known_actions = fields.Char(
+        "Used Before",
+        compute="_compute_known",
+        help="What devices of the same kind were sent lately, and what their template names.",
+    )
     param_ids = fields.One2many("iiot.command.dialog.param", "dialog_id", "Parameters")
     as_json = fields.Boolean("Type Parameters as JSON")
     params = fields.Text(
@@ -57,7 +64,14 @@ class IiotCommandDialog(models.TransientModel):
             for profile in dialog.device_ids.profile_id[:KINDS_SHOWN].sudo():
                 actions += named_in(profile.command_template or "")[0]
             earlier = self.env["iiot.command"]._read_group(
-                [("device_id", "in", dialog.device_ids.ids[:KINDS_SHOWN]), ("state", "=", "done")], ["action"], limit=10
+                [
+                    ("device_id.profile_id", "in", dialog.device_ids.profile_id.ids),
+                    ("origin", "=", "odoo"),
+                    ("queued_at", ">", fields.Datetime.now() - timedelta(days=USED_IN_DAYS)),
+                ],
+                ["action"],
+                order="__count desc, action",
+                limit=WORDS_SHOWN,
             )
             dialog.known_actions = ", ".join(dict.fromkeys([*actions, *(action for (action,) in earlier)])) or False
 
@@ -87,7 +101,7 @@ class IiotCommandDialog(models.TransientModel):
                 shown.append(payload if len(profiles) == 1 else f"{profile.name}:\n{payload}")
             dialog.preview = "\n\n".join(shown)
 
-    @api.depends("device_ids")
+    @api.depends("device_ids", "expires_in_s")
     def _compute_warning(self):
         for dialog in self:
             unable = dialog.device_ids.filtered(lambda device: device._why_no_command())
@@ -98,9 +112,12 @@ class IiotCommandDialog(models.TransientModel):
             for device in away[:NAMED]:
                 lines.append(
                     _(
-                        "%(device)s: %(connection)s. The command waits, and expires if the device does not come back.",
+                        "%(device)s: %(connection)s. The command waits for it %(span)s, then it expires.",
                         device=device.name,
                         connection=device.connection_text,
+                        span=self.env["iiot.wording"]._duration(
+                            dialog.expires_in_s or device.profile_id.sudo().command_expires_in_s
+                        ),
                     )
                 )
             dialog.warning = "\n".join(lines)
