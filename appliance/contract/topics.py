@@ -133,18 +133,18 @@ class LocalTopics:
 def local_filter_error(text: str) -> str | None:
     """Why a filter cannot be one of a profile's local topics, or ``None``."""
     if not is_topic_filter(text):
-        return "it is no valid topic filter"
+        return "it is not a valid topic filter"
     levels = text.split("/")
     if len(text.encode()) > MOST_LOCAL_BYTES or len(levels) > MOST_LOCAL_LEVELS:
         return f"it is longer than {MOST_LOCAL_BYTES} bytes or {MOST_LOCAL_LEVELS} levels"
     if levels[0].startswith("$"):
-        return "names beginning with $ belong to the broker"
+        return "names beginning with $ are reserved for the broker"
     if text.startswith(TEST_PREFIX) or text == TEST_PREFIX.rstrip("/"):
-        return f"names beginning with {TEST_PREFIX} belong to viewers"
+        return f"names beginning with {TEST_PREFIX} are reserved for viewers"
     if levels[0] in ("+", "#", PLACEHOLDER, ""):
         return "its first level must be a plain name"
     if any(("{" in level or "}" in level) and level != PLACEHOLDER for level in levels):
-        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+        return f"{PLACEHOLDER} must be a whole level, and there may be no other placeholder"
     return None
 
 
@@ -155,17 +155,17 @@ def template_error(name: str, template: str) -> str | None:
     if "+" in template or "#" in template:
         return "wildcards are not allowed"
     if template.startswith("$"):
-        return "names beginning with $ belong to the broker"
+        return "names beginning with $ are reserved for the broker"
     if template.startswith(TEST_PREFIX):
-        return f"names beginning with {TEST_PREFIX} belong to viewers"
+        return f"names beginning with {TEST_PREFIX} are reserved for viewers"
     if not is_topic_name(template):
-        return "it is no valid topic name"
+        return "it is not a valid topic name"
     levels = template.split("/")
     if any(("{" in level or "}" in level) and level != PLACEHOLDER for level in levels):
-        return f"{PLACEHOLDER} must fill a whole level, and there is no other placeholder"
+        return f"{PLACEHOLDER} must be a whole level, and there may be no other placeholder"
     if name == "config_request":
         return f"{PLACEHOLDER} cannot stand in it: a device does not know its id yet" if PLACEHOLDER in levels else None
-    return None if levels.count(PLACEHOLDER) == 1 else f"{PLACEHOLDER} must stand in it exactly once"
+    return None if levels.count(PLACEHOLDER) == 1 else f"{PLACEHOLDER} must occur exactly once"
 
 
 def is_topic_name(topic: str) -> bool:

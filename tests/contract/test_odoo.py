@@ -77,5 +77,5 @@ def test_local_topics_that_are_not_set_are_none(unset: object) -> None:
 
 def test_local_topics_that_cannot_be_used_are_an_error_of_their_device_and_not_of_the_whole_answer() -> None:
     config = DeviceConfig.model_validate({"device_id": "press-07", "local_topics": {"publish": ["$SYS/x"]}})
-    with pytest.raises(ValueError, match="belong to the broker"):
+    with pytest.raises(ValueError, match="reserved for the broker"):
         config.local()
