@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -102,6 +104,21 @@ def test_every_filter_and_grouping_of_every_search_can_be_used(web: WebClient) -
                     web.do(action["id"], f".o_{view}_view", viewType=view, additionalContext=context)
                     assert web.seen(".o_facet_values, .o_searchview_facet"), "the search does not show it"
     walk.end()
+
+
+def test_times_in_tables_are_those_of_the_browser(web: WebClient) -> None:
+    zone = ZoneInfo("Asia/Tokyo")
+    (action,) = [each for each in menu_actions(web.person, MODULE) if each.get("res_model") == "iiot.update"]
+    (update,) = web.person.find("iiot.update", [("state", "=", "installed")], "started_at", limit=1)
+    began = datetime.fromisoformat(update["started_at"]).replace(tzinfo=UTC).astimezone(zone)
+    web.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": zone.key})
+    try:
+        web.home()
+        web.do(action["id"], ".o_form_view", viewType="form", props={"resId": update["id"]})
+        hour = f"{began:%H}" if web.name == "17" else f"{began.hour % 12 or 12}"
+        web.until("[name='history_table']", f"{hour}:{began:%M:%S}")
+    finally:
+        web.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
 
 
 BUTTONS = """

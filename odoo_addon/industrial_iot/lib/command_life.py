@@ -64,7 +64,8 @@ class Life:
         late: bool = False,
     ) -> bool:
         """What the appliance tells of it; whether that is where it stands now."""
-        entry = {"state": state, "at": rfc3339(at), "delivery": delivery, "reason": reason, "late": late or None}
+        entry = {"state": state, "at": rfc3339(at), "delivery": delivery, "reason": reason, "by": "appliance"}
+        entry["late"] = late or None
         self._note({key: value for key, value in entry.items() if value is not None})
         self.heard = True
         if not self._yields(state, reason):
@@ -82,7 +83,8 @@ class Life:
         state = _ANSWERS[status]
         reason = BY_DEVICE if state == "failed" else None
         if state != self.state and self._yields(state, reason):
-            self._note({"state": state, "at": rfc3339(at), **({"reason": reason} if reason else {})})
+            entry = {"state": state, "at": rfc3339(at), "reason": reason, "by": "device"}
+            self._note({key: value for key, value in entry.items() if value is not None})
             late = self.state in FINAL and not self.concluded
             self._enter(state, at, reason, None, late=late)
             self.concluded = False

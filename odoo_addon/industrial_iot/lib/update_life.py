@@ -59,7 +59,7 @@ class UpdateLife:
             self.progress = max(self.progress, progress)
         if state == self.state:
             return False
-        self._enter(state, at, error=error, reason=reason)
+        self._enter(state, at, error=error, reason=reason, by="device" if from_device else "appliance")
         if state in FINAL:
             self.from_device = from_device
             if version and state in ("installed", "already_installed", "rolled_back"):
@@ -84,7 +84,7 @@ class UpdateLife:
             return False
         return not self.from_device or (state == "rolled_back" and self.state in ("installed", "failed"))
 
-    def _enter(self, state: str, at: datetime, *, error: str | None, reason: str | None, by: str | None = None) -> None:
+    def _enter(self, state: str, at: datetime, *, error: str | None, reason: str | None, by: str) -> None:
         late = self.state in FINAL
         entry = {"state": state, "at": rfc3339(at), "reason": reason, "error": error, "by": by, "late": late or None}
         self.history = [*self.history, {key: value for key, value in entry.items() if value is not None}]

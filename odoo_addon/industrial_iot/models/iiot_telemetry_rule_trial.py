@@ -125,17 +125,17 @@ class IiotTelemetryRule(models.Model):
         return [_newest(device)] if device.last_telemetry else []
 
     def _trial_rows(self, lines):
-        """What a preview told, as a table; times in the reader's time zone."""
-        rows = []
+        """What a preview told, as a table."""
+        rows, wording = [], self.env["iiot.wording"]
         names = {device.device_id: device.name for device in self._trial_devices()}
         for line in lines:
-            at = line["at"] and fields.Datetime.context_timestamp(self, parse_rfc3339(line["at"]))
+            at = line["at"] and parse_rfc3339(line["at"])
             look = "" if line["writes"] else "muted" if line["matched"] and line["record"] else "danger"
             rows.append(
                 {
                     "cells": [
                         *([] if self.trial_device_id else [names.get(line["device_id"]) or ""]),
-                        at.strftime("%Y-%m-%d %H:%M:%S") if at else "",
+                        wording._table_time(at),
                         _shown(line["value"]) if line["matched"] else _("nothing found"),
                         line["record"] or "",
                         _shown(line["old"]) if line["record"] else "",

@@ -46,15 +46,19 @@ class IiotWording(models.AbstractModel):
         return _("%s MB", int(megabytes))
 
     @api.model
+    def _table_time(self, moment):
+        """A naive UTC datetime as a cell of a table; the browser says it in its own time zone and language."""
+        return {"time": fields.Datetime.to_string(moment)} if moment else ""
+
+    @api.model
     def _history(self, record):
-        """What became of a command or update, as a table: its states in words, times in the reader's time zone."""
+        """What became of a command or update, as a table: its states in words."""
         states = dict(record._fields["state"]._description_selection(self.env))
         people = {"odoo": "Odoo", "appliance": _("Gateway"), "device": _("Device")}
         rows = []
         for entry in record.history or []:
             try:
-                moment = fields.Datetime.context_timestamp(self, parse_rfc3339(entry.get("at")))
-                at = moment.strftime("%Y-%m-%d %H:%M:%S")
+                at = self._table_time(parse_rfc3339(entry.get("at")))
             except ValueError:
                 at = str(entry.get("at") or "")
             told = [str(entry[key]) for key in ("reason", "error", "delivery") if entry.get(key)]

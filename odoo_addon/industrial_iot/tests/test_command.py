@@ -4,6 +4,7 @@ from datetime import date, datetime, timedelta
 from unittest.mock import patch
 
 from markupsafe import Markup
+from odoo import fields
 from odoo.exceptions import AccessError, UserError
 from odoo.tests import Form
 
@@ -277,8 +278,14 @@ class TestLife(DeviceCase):
         self.assertEqual((command.sent_at, command.delivered_at, command.ended_at), tuple(at[1:]))
         self.assertEqual(json.loads(command.response), answer)
         self.assertEqual(
-            [entry["state"] for entry in command.history], ["queued", "queued", "sent", "delivered", "done"]
+            [(entry["state"], entry["by"]) for entry in command.history],
+            [
+                *(("queued", "odoo"), ("queued", "appliance"), ("sent", "appliance"), ("delivered", "appliance")),
+                ("done", "device"),
+            ],
         )
+        last = command.history_table["rows"][-1]["cells"]
+        self.assertEqual(last[:3], [{"time": fields.Datetime.to_string(at[3])}, "Done", "Device"])
         self.assertIn("delivered", command.history_text)
 
     def test_an_answer_alone_moves_a_command_too(self):

@@ -2,6 +2,7 @@ from datetime import datetime, timedelta
 from unittest.mock import patch
 
 from lxml import etree
+from odoo import fields
 from odoo.exceptions import AccessError
 from odoo.tests import Form
 
@@ -142,6 +143,8 @@ class TestRuleTrial(TelemetryCase):
             cells,
             [["8", "Partner 1", "0", "8", "would be written"], ["7", "Partner 1", "0", "7", "would be written"]],
         )
+        newest = fields.Datetime.to_string(self.device.last_telemetry)
+        self.assertEqual(form.trial_table["rows"][0]["cells"][0], {"time": newest}, "UTC: the browser knows its zone")
         form.factor = 2
         self.assertEqual(form.trial_table["rows"][0]["cells"][4], "16")
         self.assertEqual(self.partner().color, 0)

@@ -1,5 +1,6 @@
 from datetime import timedelta
 
+from odoo import fields
 from odoo.exceptions import AccessError, UserError, ValidationError
 from odoo.tests import Form
 from odoo.tools import mute_logger
@@ -114,6 +115,10 @@ class TestUpdate(DeviceCase):
         self.assertEqual((device.firmware_version, update.new_version), ("2.1.0", "2.1.0"))
         self.assertIn("Installed", update.message_ids[0].body)
         self.assertIn("downloading", update.history_text)
+        told = {entry["state"]: entry["by"] for entry in update.history}
+        self.assertEqual((told["waiting"], told["queued"], told["installing"]), ("odoo", "appliance", "device"))
+        last = update.history_table["rows"][-1]["cells"]
+        self.assertEqual(last[:3], [{"time": fields.Datetime.to_string(end)}, "Installed", "Device"])
 
     def test_the_version_before_is_noted_when_it_starts(self):
         device = self.paired()
