@@ -3,9 +3,10 @@ from datetime import timedelta
 from typing import Any
 
 from odoo import _, api, fields, models
-from odoo.exceptions import UserError
+from odoo.exceptions import UserError, ValidationError
 
 from ..lib import tokens
+from ..lib.addresses import is_loopback
 from ..lib.enrolment import EnrolmentRequest, IdentityRequest
 from ..lib.problems import RefusalError
 from .constraints import declare
@@ -45,6 +46,12 @@ class IiotGateway(models.Model):
         "MQTT Host", help="Where devices connect. Empty: the address in Settings, else the gateway's own."
     )
     mqtt_port = fields.Integer("MQTT Port", help="0: the port in Settings, else the gateway's own.")
+    mqtt_port_text = fields.Char(
+        "Port",
+        compute="_compute_mqtt_port_text",
+        inverse="_inverse_mqtt_port_text",
+        help="Empty: the port in Settings, else the gateway's own.",
+    )
     mqtt_use_tls = fields.Selection([("True", "Yes"), ("False", "No")], "MQTT over TLS", help="Empty: as in Settings.")
 
     key_ids = fields.One2many("iiot.gateway.key", "gateway_id", "Keys")
@@ -84,6 +91,18 @@ class IiotGateway(models.Model):
         for gateway in self:
             gateway.api_address = gateway.api_key and gateway.api_url
 
+    @api.depends("mqtt_port")
+    def _compute_mqtt_port_text(self):
+        for gateway in self:
+            gateway.mqtt_port_text = str(gateway.mqtt_port) if gateway.mqtt_port else False
+
+    def _inverse_mqtt_port_text(self):
+        for gateway in self:
+            text = (gateway.mqtt_port_text or "0").strip()
+            if not text.isdecimal() or int(text) > 65535:
+                raise ValidationError(_("A port is a number from 1 to 65535."))
+            gateway.mqtt_port = int(text)
+
     def unlink(self):
         reports = self.report_id
         self.env["iiot.gateway.epoch"]._forget(self)
@@ -101,11 +120,11 @@ class IiotGateway(models.Model):
         if not self.is_enabled:
             raise UserError(_("The gateway is switched off: switch it on before you enrol it."))
         code = self._new_code()
-        url = self.env["ir.config_parameter"].sudo().get_param("web.base.url", "")
+        enroll = f"sudo iiot-appliance enroll --odoo {self._own_url()} --code {code}"
         return self._show_once(
             _("Enrol the Gateway"),
             secret=code,
-            command=f"iiot-appliance enroll --odoo {url} --code {code}",
+            command=f"{enroll} && sudo systemctl restart iiot-appliance",
             expires_at=self.sudo().code_expires_at,
         )
 
@@ -115,7 +134,13 @@ class IiotGateway(models.Model):
         self.check_access_rights_for_write()
         self.key_ids.sudo()._end_after_overlap()
         key = self.env["iiot.gateway.key"].sudo()._make(self, _("Created by %s", self.env.user.name))
-        return self._show_once(_("Key of the Gateway"), secret=key, command=f"ODOO_API_KEY={key}")
+        lines = f"ODOO_BASE_URL={self._own_url()}\nODOO_API_KEY={key}"
+        return self._show_once(_("Key of the Gateway"), secret=key, lines=lines)
+
+    @api.model
+    def _own_url(self) -> str:
+        """Where appliances reach this Odoo."""
+        return self.env["ir.config_parameter"].sudo().get_param("web.base.url", "")
 
     def action_forget_address(self):
         """Odoo calls the appliance no more; it goes on to ask by itself."""
@@ -134,8 +159,19 @@ class IiotGateway(models.Model):
             "res_model": "iiot.gateway.secret",
             "view_mode": "form",
             "target": "new",
-            "context": {f"default_{name}": value for name, value in values.items()},
+            "context": {f"default_{name}": value for name, value in {**values, "warning": self._url_warning()}.items()},
         }
+
+    @api.model
+    def _url_warning(self) -> str:
+        url = self._own_url()
+        if not is_loopback(url):
+            return ""
+        return _(
+            "Odoo takes %s for its own address (system parameter web.base.url): no other machine reaches it there. "
+            "Use the address at which the gateway reaches Odoo instead.",
+            url,
+        )
 
     # --- enrolment ---------------------------------------------------------------------------------------------
 

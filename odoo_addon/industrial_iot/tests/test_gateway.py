@@ -3,7 +3,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from odoo import fields
-from odoo.exceptions import AccessError, UserError
+from odoo.exceptions import AccessError, UserError, ValidationError
 from odoo.tests import new_test_user, tagged
 
 from ..lib.enrolment import read_enrolment, read_identity
@@ -85,6 +85,35 @@ class TestGateway(ContractCase):
         key = action()["context"]["default_secret"]
         self.env.flush_all()
         return key
+
+    def test_the_dialog_says_what_to_do_with_a_code_and_with_a_key(self):
+        parameters = self.env["ir.config_parameter"]
+        parameters.set_param("web.base.url", "https://odoo.example.com")
+        gateway = self.make_gateway()
+        shown = gateway.action_new_code()["context"]
+        self.assertIn(
+            f"enroll --odoo https://odoo.example.com --code {shown['default_secret']} ", shown["default_command"]
+        )
+        self.assertFalse(shown["default_warning"])
+        shown = gateway.action_new_key()["context"]
+        lines = ["ODOO_BASE_URL=https://odoo.example.com", f"ODOO_API_KEY={shown['default_secret']}"]
+        self.assertEqual(shown["default_lines"].splitlines(), lines)
+        self.assertNotIn("default_command", shown, "it is no command")
+        for url in ("http://127.0.0.1:8069", "http://localhost:8069", "http://[::1]"):
+            parameters.set_param("web.base.url", url)
+            self.assertIn(url, gateway.action_new_code()["context"]["default_warning"])
+
+    def test_an_empty_port_is_none_and_a_wrong_one_is_refused(self):
+        gateway = self.make_gateway()
+        self.assertFalse(gateway.mqtt_port_text)
+        gateway.mqtt_port_text = " 8884 "
+        gateway.invalidate_recordset(["mqtt_port_text"])
+        self.assertEqual((gateway.mqtt_port, gateway.mqtt_port_text), (8884, "8884"))
+        gateway.mqtt_port_text = ""
+        self.assertEqual(gateway.mqtt_port, 0)
+        for text in ("99999", "x", "-1"):
+            with self.assertRaises(ValidationError):
+                gateway.mqtt_port_text = text
 
     def test_an_identity_is_kept_for_a_replacement_and_handed_out_with_recover_alone(self):
         gateway = self.make_gateway()

@@ -9,4 +9,6 @@ class IiotGatewaySecret(models.TransientModel):
 
     secret = fields.Char(store=False, readonly=True)
     command = fields.Char(store=False, readonly=True)
+    lines = fields.Text(store=False, readonly=True, help="What the gateway's settings need, for a key.")
+    warning = fields.Char(store=False, readonly=True)
     expires_at = fields.Datetime("Valid Until", store=False, readonly=True)
