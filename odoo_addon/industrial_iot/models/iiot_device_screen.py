@@ -142,18 +142,21 @@ class IiotDevice(models.Model):
 
     # --- while the form is open --------------------------------------------------------------------------------
 
-    def get_live(self, metric=False, hours=24):
+    def get_live(self, metric=False, hours=False):
         """What the open form shows of a device: how it is connected, its last reading, and a metric's chart.
 
         :param metric: one of ``metrics``; the first one where it is none of them
-        :param hours: how far back the chart goes: 1, 24 or 168
+        :param hours: how far back the chart goes: 1, 24 or 168; else 24, or 1 where there are no two hours of values
         :return: a dictionary of texts and numbers; ``points`` are ``[seconds since 1970, average, minimum, maximum]``
         """
         self.ensure_one()
         self._check_operator()
-        hours = hours if hours in RANGES_H else 24
         metrics = self.profile_id.sudo()._metric_names()
-        metric = metric if metric in metrics else metrics[:1] and metrics[0]
+        metric = metric if metric in metrics else metrics[0] if metrics else ""
+        hours = hours if hours in RANGES_H else self._hours_to_begin_with(metric)
+        # those with a chart first
+        rank = {path.removeprefix("$."): number for number, path in enumerate(metrics)}
+        values = shown_values(self.last_values)
         wording = self.env["iiot.wording"]
         return {
             "state": self.state,
@@ -163,12 +166,23 @@ class IiotDevice(models.Model):
             "told": self.offline_reason if self.connection_status == "offline" else False,
             "last_telemetry": fields.Datetime.to_string(self.last_telemetry) if self.last_telemetry else False,
             "last_telemetry_ago": wording._since(self.last_telemetry),
-            "values": shown_values(self.last_values),
+            "values": sorted(values, key=lambda value: rank.get(value["name"], len(rank))),
             "metrics": metrics,
             "metric": metric or False,
             "hours": hours,
+            "step_s": 3600 if hours > 24 else hours * 3600 // POINTS,
             "points": self._points(metric, hours) if metric else [],
         }
+
+    def _hours_to_begin_with(self, metric: str) -> int:
+        """A day; an hour where the values are so new that a day would show a dot."""
+        now = fields.Datetime.now()
+        self.env.cr.execute(
+            "SELECT min(at) FROM iiot_telemetry_value WHERE device_id = %s AND metric = %s AND at > %s",
+            (self.id, metric, now - timedelta(hours=24)),
+        )
+        first = self.env.cr.fetchone()[0]
+        return 1 if first and first > now - timedelta(hours=2) else 24
 
     def _points(self, metric: str, hours: int) -> list[list[float]]:
         """A metric over the last hours, in as many points as a screen shows; a week comes from the hourly values."""

@@ -75,14 +75,22 @@ class TestLive(DeviceCase):
         device = self.paired()
         readings = [
             self.told(
-                device, "telemetry", {"temperature": 20.0 + n, "motor": {"rpm": n}}, at=now() - timedelta(minutes=n)
+                device,
+                "telemetry",
+                {"alarm": n, "temperature": 20.0 + n, "motor": {"rpm": n}},
+                at=now() - timedelta(minutes=n),
             )
             for n in range(30)
         ]
         self.env["iiot.telemetry"]._take(readings)
         live = device.with_user(self.user).get_live("temperature", 1)
         self.assertEqual(
-            live["values"], [{"name": "motor.rpm", "value": "0"}, {"name": "temperature", "value": "20.0"}]
+            live["values"],
+            [
+                {"name": "temperature", "value": "20.0"},
+                {"name": "motor.rpm", "value": "0"},
+                {"name": "alarm", "value": "0"},
+            ],
         )
         self.assertEqual((live["metrics"], live["metric"]), (["temperature", "$.motor.rpm"], "temperature"))
         self.assertEqual(len(live["points"]), 30)
@@ -93,6 +101,16 @@ class TestLive(DeviceCase):
         self.assertEqual(week["metric"], "$.motor.rpm")
         self.assertEqual(sum(point[3] >= point[1] >= point[2] for point in week["points"]), len(week["points"]))
         self.assertTrue(week["points"])
+
+    def test_a_chart_begins_with_an_hour_until_there_are_two_hours_of_values(self):
+        self.profile.metrics = "t"
+        device = self.paired()
+        self.assertEqual(device.get_live()["hours"], 24)
+        self.env["iiot.telemetry"]._take([self.told(device, "telemetry", {"t": 1}, at=now() - timedelta(minutes=110))])
+        self.assertEqual((device.get_live()["hours"], device.get_live()["step_s"]), (1, 15))
+        self.assertEqual(device.get_live("t", 24)["hours"], 24)
+        self.env["iiot.telemetry"]._take([self.told(device, "telemetry", {"t": 1}, at=now() - timedelta(minutes=130))])
+        self.assertEqual(device.get_live()["hours"], 24)
 
     def test_a_chart_never_has_more_points_than_a_screen_shows(self):
         self.profile.metrics = "t"

@@ -9,8 +9,48 @@ import { useRecordObserver } from "@web/model/relational_model/utils";
 import { standardWidgetProps } from "@web/views/widgets/standard_widget_props";
 
 const ASK_EVERY_MS = 5000;
+const MISSING_STEPS = 5;
 const LINE = "#714B67";
 const BAND = "rgba(113, 75, 103, 0.15)";
+
+/** Whether the line ends there. */
+const isGap = (point) => !point || point[1] === null;
+
+/** The points of a chart, and one without a value wherever several are missing: no line is drawn over an outage. */
+export function withGaps(points, stepS) {
+    const spans = points.slice(1).map((point, index) => point[0] - points[index][0]);
+    const usual = [...spans].sort((one, other) => one - other)[Math.floor(spans.length / 2)] || 0;
+    const most = MISSING_STEPS * Math.max(stepS, usual);
+    return points.flatMap((point, index) =>
+        index && spans[index - 1] > most ? [[point[0] - spans[index - 1] / 2, null, null, null], point] : [point]
+    );
+}
+
+/** Full quarters of an hour, hours and days on the reader's clock. */
+export function roundTimes(since, until, hours) {
+    const at = new Date(since);
+    const forward = {
+        1: () => at.setMinutes(Math.floor(at.getMinutes() / 15) * 15 + 15, 0, 0),
+        24: () => at.setHours(Math.floor(at.getHours() / 6) * 6 + 6, 0, 0, 0),
+        168: () => at.setHours(24, 0, 0, 0),
+    }[hours];
+    const times = [];
+    while (forward() <= until) {
+        times.push(at.getTime());
+    }
+    return times;
+}
+
+/** Some room above and below, but none below zero for what is never negative. */
+function limits(points) {
+    const lowest = Math.min(...points.map((point) => point[2]));
+    const highest = Math.max(...points.map((point) => point[3]));
+    const room = (highest - lowest) * 0.05 || Math.abs(highest) * 0.05 || 1;
+    return {
+        suggestedMin: lowest < 0 ? lowest - room : Math.max(0, lowest - room),
+        suggestedMax: highest + room,
+    };
+}
 
 /** What a device says now: asked for every few seconds while its form is open and the page can be seen. */
 export class DeviceLive extends Component {
@@ -21,7 +61,8 @@ export class DeviceLive extends Component {
         this.orm = useService("orm");
         this.canvas = useRef("canvas");
         this.chart = null;
-        this.state = useState({ live: null, metric: false, hours: 24 });
+        // the server says with what span to begin
+        this.state = useState({ live: null, metric: false, hours: false });
         this.ranges = [
             { hours: 1, label: _t("1 h") },
             { hours: 24, label: _t("24 h") },
@@ -92,7 +133,8 @@ export class DeviceLive extends Component {
             const live = await this.orm.silent.call("iiot.device", "get_live", [[id]], { metric, hours });
             if (!this.gone && id === this.props.record.resId) {
                 this.state.live = live;
-                await this.reloadWhenItBegan(live);
+                this.state.hours ||= live.points.length ? live.hours : false;
+                await this.reloadWhenChanged(live);
             }
         } catch (error) {
             if (!this.state.live) {
@@ -108,9 +150,11 @@ export class DeviceLive extends Component {
     }
 
     /** The device has got on (it was paired, say): the buttons above must be those of its new state. */
-    async reloadWhenItBegan(live) {
+    async reloadWhenChanged(live) {
         const record = this.props.record;
-        if (live.state !== record.data.state && !(await record.isDirty())) {
+        const known = record.data.connection_status;
+        const changed = live.state !== record.data.state || (known && live.status !== known);
+        if (changed && !(await record.isDirty())) {
             await record.load();
         }
     }
@@ -137,19 +181,15 @@ export class DeviceLive extends Component {
         if (!this.canvas.el || !this.live || !this.live.points.length) {
             return;
         }
-        const points = this.live.points;
+        const { points, hours } = this.live;
         const until = Date.now();
-        const span = this.live.hours * 3600000;
-        const series = (index) => points.map((point) => ({ x: point[0] * 1000, y: point[index] }));
-        const common = { pointRadius: points.length < 3 ? 3 : 0, pointHitRadius: 8, borderWidth: 2, tension: 0 };
+        const since = until - hours * 3600000;
+        const drawn = withGaps(points, this.live.step_s);
+        const series = (index) => drawn.map((point) => ({ x: point[0] * 1000, y: point[index] }));
+        const alone = drawn.map((point, at) => isGap(drawn[at - 1]) && isGap(drawn[at + 1]));
+        const common = { pointRadius: alone.map((is) => (is ? 3 : 0)), pointHitRadius: 8, borderWidth: 2, tension: 0 };
         const edge = { ...common, borderWidth: 0, pointRadius: 0, pointHitRadius: 0, backgroundColor: BAND };
-        const day = this.live.hours > 24;
-        const time = (ms) =>
-            new Date(ms).toLocaleString([], {
-                ...(day ? { weekday: "short" } : {}),
-                hour: "2-digit",
-                minute: "2-digit",
-            });
+        const look = hours > 24 ? { weekday: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" };
         this.chart = new window.Chart(this.canvas.el, {
             type: "line",
             data: {
@@ -175,15 +215,15 @@ export class DeviceLive extends Component {
                 scales: {
                     x: {
                         type: "linear",
-                        min: until - span,
+                        min: since,
                         max: until,
                         afterBuildTicks: (axis) => {
-                            axis.ticks = [0, 1, 2, 3, 4].map((part) => ({ value: until - span + (span * part) / 4 }));
+                            axis.ticks = roundTimes(since, until, hours).map((value) => ({ value }));
                         },
-                        ticks: { callback: time, maxRotation: 0 },
+                        ticks: { callback: (ms) => new Date(ms).toLocaleString([], look), maxRotation: 0 },
                         grid: { display: false },
                     },
-                    y: { grace: "5%", ticks: { maxTicksLimit: 6 } },
+                    y: { ...limits(points), ticks: { maxTicksLimit: 6 } },
                 },
             },
         });
