@@ -166,6 +166,7 @@ class IiotCommand(models.Model):
     def _told_to_user(self):
         """What a button shows: where its commands stand, without waiting for an appliance."""
         failed = self.filtered(lambda command: command.state == "failed")
+        (self - failed).sudo().tell_user = True
         if failed:
             message, kind = "\n".join(sorted({command.reason_text for command in failed})), "warning"
         else:
@@ -225,6 +226,7 @@ class IiotCommand(models.Model):
                     "waiting": False,
                 }
             )
+        self._tell_end()
 
     @api.model
     def _cron_conclude(self):

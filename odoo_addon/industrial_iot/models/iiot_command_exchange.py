@@ -143,6 +143,8 @@ class IiotCommand(models.Model):
         )
         if self.env.cr.rowcount:
             self.invalidate_model()
+            expired = [("tell_user", "=", True), ("state", "=", "expired"), ("device_id.gateway_id", "=", gateway.id)]
+            self.search(expired)._tell_end()
 
     # --- what appliances tell --------------------------------------------------------------------------------
 
@@ -200,6 +202,7 @@ class IiotCommand(models.Model):
             page_size=1000,
         )
         self.invalidate_model()
+        self.search([("id", "in", [row[0] for row in rows]), ("tell_user", "=", True)])._tell_end()
 
     def _store_strangers(self, strangers: list[tuple[Message, Life]]):
         if not strangers:

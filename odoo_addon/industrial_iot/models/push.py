@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from odoo import SUPERUSER_ID, _, api, models, tools
+from odoo import SUPERUSER_ID, _, api, fields, models, tools
 from odoo.modules.registry import Registry
 
 from ..lib.calls import Reply, post
@@ -20,6 +20,8 @@ _logger = logging.getLogger(__name__)
 SEND_COMMAND, SEND_UPDATE, SYNC_SOON = "/api/v1/command/send", "/api/v1/ota/send", "/api/v1/sync"
 MOST_SINGLE = 10
 """More orders than these in one transaction are fetched by the appliance, which is told to ask now."""
+MOST_TOLD = 5
+"""Lines of a notice."""
 MOST_THREADS = 4
 _free_threads = threading.BoundedSemaphore(MOST_THREADS)
 _QUEUE = "iiot.push"
@@ -141,6 +143,10 @@ def _run(dbname: str, user_id: int, context: dict[str, Any], orders: dict[int, l
 class IiotCommand(models.Model):
     _inherit = "iiot.command"
 
+    tell_user = fields.Boolean(
+        readonly=True, help="Somebody pressed a button for it, and has not been told yet how it ended."
+    )
+
     def _push(self):
         """Hand these to their appliances after the commit, where that is possible."""
         for gateway, commands in self.filtered("waiting").grouped(lambda command: command.device_id.gateway_id).items():
@@ -163,15 +169,34 @@ class IiotCommand(models.Model):
         self.invalidate_recordset()
         if not self._is_to_push():
             return "success", ""
-        name = f"{self.action} → {self.device_id.display_name}"
         if reply.ok:
             self.problem = False
-            return "success", _("%s: accepted by the gateway.", name)
-        if reply.final:
+        elif reply.final:
+            is_told_at_its_end = self.tell_user
             self._conclude("failed", reply.code, reply.text)
-            return "warning", f"{name}: {self.reason_text}"
-        self.write({"problem": reply.text, "offered": reply.reached})
-        return "warning", _("%s: the gateway could not be reached directly; it will fetch it by itself.", name)
+            return ("warning", "") if is_told_at_its_end else self._told_end()
+        else:
+            self.write({"problem": reply.text, "offered": reply.reached})
+        return "success", ""
+
+    def _told_end(self) -> tuple[str, str]:
+        """How it ended, in a line."""
+        state = dict(self._fields["state"]._description_selection(self.env))[self.state]
+        words = (f"{self.action} → {self.device_id.display_name}", state, self.reason_text)
+        return "success" if self.state == "done" else "warning", ": ".join(filter(None, words))
+
+    def _tell_end(self):
+        """A notice to whoever pressed the button for those that have ended; what was taken back needs none."""
+        ended = self.filtered(lambda command: command.tell_user and command.state in ("done", "failed", "expired"))
+        ended.tell_user = False
+        for user, commands in ended.grouped("user_id").items():
+            commands.with_context(lang=user.lang)._tell_user(user)
+
+    def _tell_user(self, user):
+        told = [command._told_end() for command in self[:MOST_TOLD]]
+        if len(self) > MOST_TOLD:
+            told.append(("success", _("and %s more", len(self) - MOST_TOLD)))
+        self.env["iiot.push"]._tell(user.id, told)
 
 
 class IiotUpdate(models.Model):
@@ -197,11 +222,9 @@ class IiotUpdate(models.Model):
             return "success", ""
         if reply.ok:
             self.problem = False
-            return "success", _("%s: accepted by the gateway.", self.display_name)
-        if reply.final:
+        elif reply.final:
             self._conclude("failed", "refused", f"{reply.code}: {reply.text}")
             return "warning", f"{self.display_name}: {self.error}"
-        self.write({"problem": reply.text, "offered": reply.reached})
-        return "warning", _(
-            "%s: the gateway could not be reached directly; it will fetch it by itself.", self.display_name
-        )
+        else:
+            self.write({"problem": reply.text, "offered": reply.reached})
+        return "success", ""

@@ -207,8 +207,58 @@ class TestPush(DeviceCase):
         (offered,) = self.env["iiot.command"]._offer(self.gateway, 5)["commands"]
         self.assertEqual({**body, "expires_in_s": 0}, {**offered, "expires_in_s": 0}, "a repeat must be known as one")
         self.assertEqual((command.state, command.waiting), ("queued", True))
-        self.assertEqual(self.told_people[0][0], self.user.partner_id)
-        self.assertEqual(self.told_people[0][2]["type"], "success")
+        self.assertEqual(self.told_people, [], "it has not ended")
+
+    def press(self, devices):
+        """The button; what it sent."""
+        devices.with_user(self.user).with_context(**self.env.context).action_send_reset()
+        return self.env["iiot.command"].search([("device_id", "in", devices.ids)], limit=len(devices))
+
+    def test_whoever_pressed_the_button_is_told_once_how_it_ended(self):
+        device = self.paired()
+        automatic = self.send(device)
+        done = self.press(device)
+        answer = {"command_id": done.command_id, "status": "ok"}
+        self.take_states(
+            self.state(automatic, "done"), self.state(done, "delivered"), self.told(device, "command_response", answer)
+        )
+        ((partner, kind, notice),) = self.told_people
+        self.assertEqual((partner, kind), (self.user.partner_id, "simple_notification"))
+        self.assertEqual((notice["type"], notice["message"]), ("success", f"reset → {device.name}: Done"))
+        self.take_states(self.told(device, "command_response", answer))
+        self.assertEqual(len(self.told_people), 1)
+        failed = self.press(device)
+        answer = {"command_id": failed.command_id, "status": "error", "error": "it is hot"}
+        self.take_states(self.told(device, "command_response", answer))
+        notice = self.told_people[1][2]
+        self.assertEqual(notice["type"], "warning")
+        self.assertEqual(notice["message"], f"reset → {device.name}: Failed: The device says: it is hot")
+
+    def test_what_nobody_fetched_is_told_at_its_end_and_what_was_taken_back_is_not(self):
+        device, other = self.paired(count=2)
+        commands = self.press(device | other)
+        commands.filtered(lambda command: command.device_id == other).with_user(self.user).action_cancel()
+        commands.deadline = 1
+        self.env.flush_all()
+        self.env["iiot.command"]._offer(self.gateway, 5)
+        ((_partner, _kind, notice),) = self.told_people
+        self.assertEqual(notice["message"].count(": Expired: "), 1)
+        self.assertIn(device.name, notice["message"])
+
+    def test_of_many_that_end_at_once_a_few_are_named(self):
+        commands = self.press(self.paired(count=push.MOST_TOLD + 3))
+        self.take_states(*(self.state(command, "done") for command in commands))
+        ((_partner, _kind, notice),) = self.told_people
+        self.assertEqual(notice["message"].count("→"), push.MOST_TOLD)
+        self.assertIn("and 3 more", notice["message"])
+
+    def test_a_refusal_of_what_somebody_pressed_is_told_once(self):
+        with self.reachable() as server:
+            server.answer = (404, {"code": "unknown_device", "detail": "no device is paired"})
+            self.press(self.paired())
+            self.run_queue()
+        ((_partner, _kind, notice),) = self.told_people
+        self.assertIn("no device is paired", notice["message"])
 
     def test_a_refusal_with_a_code_ends_the_command_and_is_told(self):
         device = self.paired()
