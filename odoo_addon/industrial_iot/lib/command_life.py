@@ -117,5 +117,6 @@ class Life:
         self.ended_at = at if state in FINAL else None
 
     def _note(self, entry: dict[str, Any]) -> None:
-        if entry not in self.history:
+        """The first who tells of something is who it is from: the appliance repeats what a device has said."""
+        if {**entry, "by": None} not in [{**known, "by": None} for known in self.history]:
             self.history = [*self.history, entry][-HISTORY_ENTRIES:]
