@@ -27,7 +27,7 @@ def main() -> int:
         command.add_argument("--json", action="store_true", help="print the result as one line of JSON, last")
         command.add_argument("--quick", action="store_true", help="only to see that it runs: the figures mean little")
         if name == "odoo":
-            command.add_argument("--version", type=int, default=19, choices=(19, 17), help="17: TEST_ODOO_17 names it")
+            command.add_argument("--version", type=int, default=19, choices=(19, 18, 17), help="TEST_ODOO_17 names it")
             command.add_argument("--rows", type=int, default=0, help="time lists and charts with so many rows instead")
         if name == "screens":
             command.add_argument("--devices", type=int, default=10_000)

@@ -10,7 +10,7 @@ from tests.odoo.addon_tests import run_addon_tests
 from tests.odoo.cache import held
 from tests.odoo.cluster import running_cluster
 from tests.odoo.databases import ADDON, kept_database, kept_database_name
-from tests.odoo.releases import NoOdooError, find
+from tests.odoo.releases import MAJORS, NoOdooError, find
 
 
 def distinct(problems: list[str]) -> list[str]:
@@ -20,7 +20,7 @@ def distinct(problems: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.odoo.check", description=__doc__)
-    parser.add_argument("version", type=int, choices=(19, 17))
+    parser.add_argument("version", type=int, choices=MAJORS)
     parser.add_argument("tags", nargs="?", default=f"/{ADDON}", help="as for Odoo's --test-tags")
     parser.add_argument("--fresh", action="store_true", help="begin with a new database")
     parser.add_argument("-v", "--verbose", action="store_true", help="warnings in full")

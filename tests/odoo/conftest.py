@@ -31,8 +31,8 @@ def odoo_or_skip(major: int) -> Odoo:
     """
     That Odoo, as ``./install.sh test`` has prepared it; the test is skipped without it.
 
-    Where ``CI`` is set it fails: a run that was to prove the add-on must not pass without having tried. Odoo 17 is
-    tried where a source tree is given.
+    Where ``CI`` is set it fails: a run that was to prove the add-on must not pass without having tried. Odoo 18
+    and 17 are tried where a source tree is given.
     """
     try:
         programs()

@@ -1,7 +1,7 @@
 """
 ``python -m tests.odoo.prepare [19] [17]``: gets those Odoos and makes their template databases, once.
 
-Without arguments: 19, and 17 where ``TEST_ODOO_17`` names its source.
+Without arguments: 19, and 18 and 17 where ``TEST_ODOO_18`` and ``TEST_ODOO_17`` name their source.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def prepare(major: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.odoo.prepare", description=__doc__)
-    parser.add_argument("versions", nargs="*", type=int, help="19, 17")
+    parser.add_argument("versions", nargs="*", type=int, help="19, 18, 17")
     asked = parser.parse_args().versions
     missing = 0
-    for major in asked or [19, *([17] if os.environ.get("TEST_ODOO_17") else [])]:
+    for major in asked or [19, *(major for major in (18, 17) if os.environ.get(f"TEST_ODOO_{major}"))]:
         began_at = time.monotonic()
         try:
             revision = prepare(major)

@@ -1,4 +1,4 @@
-"""The Odoos there are on this machine: 19 from its package, 17 from a source tree that ``TEST_ODOO_17`` names."""
+"""The Odoos there are on this machine: 19 from its package, 18 and 17 from source trees that variables name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.odoo.cache import ROOT, cache_folder, make, say, short_hash
 from tests.odoo.package import MODULES, NoPackageError, prepared_tree, tree
 
-MAJORS = (19, 17)
+MAJORS = (19, 18, 17)
 
 
 class NoOdooError(Exception):
@@ -61,9 +61,10 @@ def addon_requirements() -> list[str]:
 
 def requirements(major: int, source: Path | None) -> list[str]:
     """What goes into the environment of that Odoo, as lines for pip."""
-    if major == 19:
+    if major in (19, 18):  # some of 18's own list would have to be compiled on 3.11
         lines = (Path(__file__).parent / "requirements-19.txt").read_text().splitlines()
-        return [line for line in lines if line and not line.startswith("#")] + addon_requirements()
+        more = ["decorator==5.1.1"] if major == 18 else []
+        return [line for line in lines if line and not line.startswith("#")] + more + addon_requirements()
     assert source
     lines = [re.sub(r"\s*#.*", "", line).strip() for line in (source / "requirements.txt").read_text().splitlines()]
     # python-ldap and psycopg2 would have to be compiled; setuptools: gevent looks for pkg_resources in prefork mode;
@@ -75,7 +76,7 @@ def requirements(major: int, source: Path | None) -> list[str]:
 
 @cache
 def python_for(major: int) -> Path:
-    """Python 3.11, which both run on, where there is one; otherwise our own, if that Odoo's libraries exist for it."""
+    """Python 3.11, which all run on, where there is one; otherwise our own, if that Odoo's libraries exist for it."""
     if sys.version_info[:2] == (3, 11):
         return Path(sys.base_prefix) / "bin" / "python3.11"
     if found := shutil.which("python3.11"):
@@ -120,14 +121,14 @@ def source_of(major: int) -> Path:
     return source
 
 
-def source_revision(source: Path) -> str:
+def source_revision(major: int, source: Path) -> str:
     """The commit, where the tree is a checkout; otherwise what the source calls itself."""
     if (source / ".git").exists():
         command = ["git", "-c", "safe.directory=*", "-C", str(source), "rev-parse", "--short=10", "HEAD"]
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         if result.returncode == 0:
-            return f"17.0 at {result.stdout.strip()}"
-    return f"17.0 source {short_hash([(source / 'odoo' / 'release.py').read_bytes(), str(source)])}"
+            return f"{major}.0 at {result.stdout.strip()}"
+    return f"{major}.0 source {short_hash([(source / 'odoo' / 'release.py').read_bytes(), str(source)])}"
 
 
 def find(major: int, *, get: bool = False) -> Odoo:
@@ -144,15 +145,16 @@ def find(major: int, *, get: bool = False) -> Odoo:
         lines = requirements(19, None)
         modules = root / MODULES
         program, addons = root / "usr" / "bin" / "odoo", (modules / "odoo" / "addons",)
-    elif major == 17:
-        source = source_of(17)
-        lines = requirements(17, source)
+    elif major in MAJORS:
+        source = source_of(major)
+        lines = requirements(major, source)
         modules, program = source, source / "odoo-bin"
-        addons = (source / "odoo" / "addons", source / "addons")
+        # a tree made of a package has all modules in one folder
+        addons = tuple(folder for folder in (source / "odoo" / "addons", source / "addons") if folder.is_dir())
     else:
         raise NoOdooError(f"only Odoo {' and '.join(map(str, MAJORS))} are run here, not {major}")
     venv = build_venv(major, lines) if get else venv_folder(major, lines)
     if not venv.exists() or not program.exists():
         raise NoOdooError(f"it has not been fetched yet: python -m tests.odoo.prepare {major}")
-    revision = (root / "VERSION").read_text().strip() if major == 19 else source_revision(source)
+    revision = (root / "VERSION").read_text().strip() if major == 19 else source_revision(major, source)
     return Odoo(major, revision, venv / "bin" / "python", program, addons, modules)
