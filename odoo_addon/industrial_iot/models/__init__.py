@@ -47,6 +47,8 @@ from . import (  # isort: skip  # what extends the models above
 from . import (  # isort: skip  # what people see of them
     iiot_dashboard,
     iiot_demo,
+    iiot_demo_story,
+    iiot_demo_work,
     iiot_device_business,
     iiot_device_profile_screen,
     iiot_device_screen,

@@ -1,4 +1,4 @@
-"""The small factory of the demonstration data: two lines, some days of readings, and what happened meanwhile."""
+"""The small factory of the demonstration data: two halls, some days of readings; what happened is told elsewhere."""
 
 from __future__ import annotations
 
@@ -36,9 +36,30 @@ MACHINES = (
     ("Compressor 1", "compressor-1", "compressor", "Line 1", "5.0"),
     ("Compressor 2", "compressor-2", "compressor", "Line 2", "5.0"),
     ("Press 4", "press-4", "press", "Line 2", False),
+    ("Press 5", "press-5", "press", "Line 3", "2.1.0"),
+    ("Conveyor 3", "conveyor-3", "conveyor", "Line 3", "1.4.2"),
+    ("Compressor 3", "compressor-3", "compressor", "Line 3", "5.0"),
 )
+HALLS = {
+    "hall-a": {
+        "name": "Factory, Hall A",
+        "uid": "5f0c1d52-7a3e-4c5d-9a10-3d6a1c0b7e11",
+        "host": "gateway.factory.example",
+        "lines": ("Line 1", "Line 2"),
+        "disk_free_mb": 21_300,
+    },
+    "hall-b": {
+        "name": "Factory, Hall B",
+        "uid": "b8a4e0d7-1c59-4f0e-8d26-6c1f4f9a2b03",
+        "host": "gateway-b.factory.example",
+        "lines": ("Line 3",),
+        "disk_free_mb": 1_180,
+    },
+}
 OFFLINE, UNPAIRED = "conveyor-2", "press-4"
 OFFLINE_MIN = 47
+BACKLOG_FROM_MIN, BACKLOG_TO_MIN = 170, 20
+"""When Hall B had no way to Odoo: what its machines sent then comes afterwards."""
 VIEW = """<xpath expr="//field[@name='owner_user_id']" position="after"><field name="x_iiot_temperature"/></xpath>"""
 
 
@@ -53,46 +74,42 @@ class IiotDemo(models.AbstractModel):
         if self.env["iiot.device"].search_count([("device_id", "=", "press-1")], limit=1):
             return
         now = fields.Datetime.now()
-        gateway = self._make_gateway(now)
+        gateways = {line: gateway for gateway, lines in self._make_gateways(now) for line in lines}
         profiles = {kind: self._make_profile(*told) for kind, told in KINDS.items()}
-        devices = {machine[1]: self._make_device(machine, profiles, gateway, now) for machine in MACHINES}
+        devices = {machine[1]: self._make_device(machine, profiles, gateways, now) for machine in MACHINES}
         self._bind(devices, profiles)
         self._make_readings(devices, now)
         self._connect(devices, now)
-        firmware = self._make_firmware(profiles)
-        self._make_updates(devices, firmware, now)
-        self._make_commands(devices, now)
+        self._tell_story(profiles, devices, now)
 
     # --- who is there ------------------------------------------------------------------------------------------
 
-    def _make_gateway(self, now):
+    def _make_gateways(self, now):
+        """Each gateway with the lines whose devices it has."""
+        return [(self._make_gateway(name, hall, now), hall["lines"]) for name, hall in HALLS.items()]
+
+    def _make_gateway(self, name, hall, now):
         gateway = self.env["iiot.gateway"].create(
-            {
-                "name": "Factory, Hall A",
-                "mqtt_host": "gateway.factory.example",
-                "user_id": self.env.ref("base.user_admin").id,
-            }
+            {"name": hall["name"], "mqtt_host": hall["host"], "user_id": self.env.ref("base.user_admin").id}
         )
-        gateway.write(
-            {
-                "uid": "5f0c1d52-7a3e-4c5d-9a10-3d6a1c0b7e11",
-                "enrolled_at": now - timedelta(days=40),
-                "database_uuid": gateway._own_database_uuid(),
-            }
-        )
+        enrolled_at = now - timedelta(days=40)
+        gateway.write({"uid": hall["uid"], "enrolled_at": enrolled_at, "database_uuid": gateway._own_database_uuid()})
+        self.env["iiot.gateway.key"]._make(gateway, f"Enrolment of {name}")
+        gateway.key_ids.last_used_at = now
+        machines = [machine for machine in MACHINES if machine[3] in hall["lines"] and machine[1] != UNPAIRED]
         gateway.report_id.write(
             {
-                "reported_name": "hall-a",
+                "reported_name": name,
                 "version": "1.0.0",
                 "status": "ok",
                 "last_contact": now,
                 "contact_since": now - timedelta(days=2),
                 "uptime_s": 40 * 86_400,
-                "devices_paired": len(MACHINES) - 1,
-                "devices_online": len(MACHINES) - 2,
+                "devices_paired": len(machines),
+                "devices_online": sum(machine[1] != OFFLINE for machine in machines),
                 "disk_total_mb": 29_600,
-                "disk_free_mb": 21_300,
-                "ca_fingerprint": "SHA256:" + ":".join(f"{number:02X}" for number in _chance(5).randbytes(32)),
+                "disk_free_mb": hall["disk_free_mb"],
+                "ca_fingerprint": "SHA256:" + ":".join(f"{number:02X}" for number in _chance(name).randbytes(32)),
             }
         )
         return gateway
@@ -102,7 +119,7 @@ class IiotDemo(models.AbstractModel):
             {"name": name, "metrics": metrics, "inactivity_limit_min": 30, "history_days": 14}
         )
 
-    def _make_device(self, machine, profiles, gateway, now):
+    def _make_device(self, machine, profiles, gateways, now):
         name, device_id, kind, line, firmware = machine
         device = self.env["iiot.device"].create(
             {
@@ -114,8 +131,9 @@ class IiotDemo(models.AbstractModel):
         )
         if device_id == UNPAIRED:
             return device
-        device.write({"gateway_id": gateway.id, "paired_at": now - timedelta(days=39), "state": "active"})
-        device.state_id.write({"firmware_version": firmware, "hardware": "IO-200 rev C", "address": "10.20.0.17"})
+        device.write({"gateway_id": gateways[line].id, "paired_at": now - timedelta(days=39), "state": "active"})
+        address = f"10.20.0.{17 + MACHINES.index(machine)}"
+        device.state_id.write({"firmware_version": firmware, "hardware": "IO-200 rev C", "address": address})
         return device
 
     def _bind(self, devices, profiles):
@@ -130,12 +148,21 @@ class IiotDemo(models.AbstractModel):
         self.env["ir.ui.view"].create(
             {"name": "equipment.form.iiot.demo", "model": model.model, "inherit_id": form.id, "arch": VIEW}
         )
+        kinds = self.env["maintenance.equipment.category"]
+        categories = {kind: kinds.create({"name": f"{kind.capitalize()}s"}) for kind in KINDS}
         for device in devices.values():
+            name = device.name.partition(": ")[2]
             equipment = self.env[model.model].create(
-                {"name": device.name.partition(": ")[2], "serial_no": f"M-{device.id:04}"}
+                {
+                    "name": name,
+                    "serial_no": f"M-{device.id:04}",
+                    "category_id": categories[name.split()[0].lower()].id,
+                    "technician_user_id": self.env.ref("base.user_admin").id,
+                }
             )
             device.business_ref = f"{model.model},{equipment.id}"
-        for kind, path in (("press", "$.temperature"), ("conveyor", "$.motor.temperature")):
+        paths = {"press": "$.temperature", "conveyor": "$.motor.temperature", "compressor": "$.temperature"}
+        for kind, path in paths.items():
             self.env["iiot.telemetry.rule"].create(
                 {
                     "name": f"Temperature of the {kind}",
@@ -151,31 +178,40 @@ class IiotDemo(models.AbstractModel):
     # --- what they said ----------------------------------------------------------------------------------------
 
     def _make_readings(self, devices, now):
-        messages = []
-        for device in devices.values():
-            if device.device_id == UNPAIRED:
-                continue
-            until = now - timedelta(minutes=OFFLINE_MIN if device.device_id == OFFLINE else 0)
-            minutes = [EVERY_MIN * back for back in range(DAYS * 1440 // EVERY_MIN)]
-            before = range(DAYS * 1440, (DAYS + DAYS_BEFORE) * 1440, EVERY_MIN_BEFORE)
-            messages += [self._message(device, until - timedelta(minutes=back)) for back in (*minutes, *before)]
+        paired = [device for device in devices.values() if device.device_id != UNPAIRED]
+        messages = [message for device in paired for message in self._past_of(device, now)]
         messages.sort(key=lambda message: message.at)
         for start in range(0, len(messages), BATCH):
             self.env["iiot.telemetry"]._take(messages[start : start + BATCH])
-        report = self.env["iiot.gateway"].search([("name", "=", "Factory, Hall A")], limit=1).report_id
-        report.write(
-            dict.fromkeys(
-                ("ledger_received", "ledger_stored", "ledger_counted", "readings_stored"), float(len(messages))
-            )
-        )
+        for gateway in {device.gateway_id for device in paired}:
+            self._count(gateway, sum(message.device in gateway.device_ids.ids for message in messages))
 
-    def _message(self, device, at):
-        payload = reading(device.profile_id.name, device.id, at)
+    def _past_of(self, device, now):
+        """What it has sent, but for the hours of its gateway's backlog: those are on their way."""
+        until = now - timedelta(minutes=OFFLINE_MIN if device.device_id == OFFLINE else 0)
+        minutes = [EVERY_MIN * back for back in range(DAYS * 1440 // EVERY_MIN)]
+        before = range(DAYS * 1440, (DAYS + DAYS_BEFORE) * 1440, EVERY_MIN_BEFORE)
+        waits = device.gateway_id.uid == HALLS["hall-b"]["uid"]
+        return [
+            self._message(device, until - timedelta(minutes=back))
+            for back in (*minutes, *before)
+            if not (waits and BACKLOG_TO_MIN < back <= BACKLOG_FROM_MIN)
+        ]
+
+    def _count(self, gateway, stored, **more):
+        """So many more readings of this gateway are in Odoo, and both sides say so."""
+        report = gateway.report_id
+        counted = ("ledger_received", "ledger_stored", "ledger_counted", "readings_stored")
+        report.write({**{name: report[name] + stored for name in counted}, **more})
+
+    def _message(self, device, at, kind="telemetry", payload=None):
+        """What it sent at a time: a reading, where nothing else is said."""
+        payload = payload or reading(device.profile_id.name, device.id, at)
         return Message(
             seq=int(at.timestamp()),
             device=device.id,
             device_name=device.device_id,
-            kind="telemetry",
+            kind=kind,
             at=at,
             received_at=at,
             effective_at=at,
@@ -203,112 +239,6 @@ class IiotDemo(models.AbstractModel):
                     "its network is down",
                 }
             )
-
-    def _make_firmware(self, profiles):
-        versions = (("press", "2.0.3"), ("press", "2.1.0"), ("conveyor", "1.4.2"), ("conveyor", "1.5.0"))
-        notes = {"2.1.0": "Measures vibration four times a second.", "1.5.0": "Starts softly after a stop."}
-        return {
-            version: self.env["iiot.firmware"].create(
-                {
-                    "version": version,
-                    "profile_id": profiles[kind].id,
-                    "url": f"https://files.factory.example/{kind}-{version}.bin",
-                    "size": 742_912,
-                    "sha256": f"{_chance(version).getrandbits(256):064x}",
-                    "notes": notes.get(version),
-                }
-            )
-            for kind, version in versions
-        }
-
-    def _make_updates(self, devices, firmware, now):
-        for name, days, steps, error in (
-            ("press-1", 6, ("offered", "downloading", "installing", "rebooting", "installed"), None),
-            ("press-2", 5, ("offered", "downloading", "installing", "rebooting", "installed"), None),
-            ("press-3", 1, ("offered", "downloading", "failed"), "The checksum of the downloaded file is wrong"),
-        ):
-            began = now - timedelta(days=days, hours=2)
-            history = [{"state": "waiting", "at": rfc3339(began), "by": "odoo"}]
-            for number, state in enumerate(steps, 1):
-                entry = {"state": state, "at": rfc3339(began + timedelta(seconds=40 * number)), "by": "device"}
-                history.append({**entry, "error": error} if state == "failed" else entry)
-            self.env["iiot.update"].create(
-                {
-                    "device_id": devices[name].id,
-                    "firmware_id": firmware["2.1.0"].id,
-                    "previous_version": "2.0.3",
-                    "new_version": False if error else "2.1.0",
-                    "state": steps[-1],
-                    "progress": 64.0 if error else 100.0,
-                    "error": error,
-                    "reason": "device" if error else False,
-                    "started_at": began,
-                    "ended_at": began + timedelta(seconds=40 * len(steps)),
-                    "history": history,
-                    "user_id": self.env.ref("base.user_admin").id,
-                }
-            )
-
-    def _make_commands(self, devices, now):
-        told = (
-            ("press-1", "reset", {}, 30, "done", {"status": "ok"}),
-            ("press-2", "configure", {"threshold": 65.0, "interval_s": 10}, 22, "done", {"status": "ok", "applied": 2}),
-            ("conveyor-1", "set_speed", {"speed": 0.8}, 9, "done", {"status": "ok", "speed": 0.8}),
-            ("compressor-1", "set_speed", {"speed": 3}, 8, "failed", {"status": "error", "message": "unknown command"}),
-            ("press-3", "configure", {"threshold": 70}, 3, "done", {"status": "ok", "applied": 1}),
-            ("conveyor-2", "reset", {}, 0.5, "expired", None),
-        )
-        for name, action, params, hours, state, answer in told:
-            device = devices[name]
-            at = now - timedelta(hours=hours)
-            ended = at + timedelta(seconds=60 if state == "expired" else 1)
-            command_id = str(_uuid(f"{name} {action}"))
-            history = [{"state": "queued", "at": rfc3339(at), "by": "odoo"}]
-            if answer:
-                history.append(
-                    {"state": "delivered", "at": rfc3339(at + timedelta(milliseconds=400)), "by": "appliance"}
-                )
-            history.append({"state": state, "at": rfc3339(ended), "by": "device" if answer else "appliance"})
-            self.env["iiot.command"].create(
-                {
-                    "command_id": command_id,
-                    "device_id": device.id,
-                    "company_id": device.company_id.id,
-                    "user_id": self.env.ref("base.user_admin").id,
-                    "action": action,
-                    "params": json.dumps(params),
-                    "payload": device.profile_id._render_command(
-                        action, params, device_id=device.device_id, command_id=command_id
-                    ),
-                    "queued_at": at,
-                    "sent_at": at if answer else False,
-                    "delivered_at": at if answer else False,
-                    "ended_at": ended,
-                    "deadline": at.timestamp() + 60,
-                    "state": state,
-                    "reason": {"failed": "device", "expired": "no_ack"}.get(state),
-                    "response": json.dumps(answer) if answer else False,
-                    "response_at": ended if answer else False,
-                    "history": history,
-                }
-            )
-
-    # --- it works on -------------------------------------------------------------------------------------------
-
-    @api.model
-    def _work_on(self):
-        """A minute has passed: the gateway is heard of, and the machines that are connected send a reading."""
-        gateway = self.env["iiot.gateway"].search([("uid", "=", "5f0c1d52-7a3e-4c5d-9a10-3d6a1c0b7e11")], limit=1)
-        if not gateway:
-            return
-        now = fields.Datetime.now()
-        gateway.report_id.write({"last_contact": now, "is_silent": False})
-        self.env["iiot.device"]._note_gateway_heard(gateway)
-        devices = gateway.device_ids.filtered(lambda device: device.connection_status == "online")
-        messages = [self._message(device, now) for device in devices.sorted("id")]
-        self.env["iiot.telemetry"]._take(messages)
-        counted = ("ledger_received", "ledger_stored", "ledger_counted", "readings_stored")
-        gateway.report_id.write({name: gateway.report_id[name] + len(messages) for name in counted})
 
 
 def _chance(seed: Any) -> Random:

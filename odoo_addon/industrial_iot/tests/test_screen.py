@@ -254,26 +254,72 @@ class TestOlderViews(DeviceCase):
 
 
 class TestDemonstration(DeviceCase):
-    def test_the_factory_tells_its_story(self):
+    def setUp(self):
+        super().setUp()
         with (
             patch.object(IiotDemo, "_bind", lambda *_args: None),
             patch("odoo.addons.industrial_iot.models.iiot_demo.DAYS", 1),
+            patch("odoo.addons.industrial_iot.models.iiot_demo.DAYS_BEFORE", 1),
         ):
             self.env["iiot.demo"]._make_factory()
-        press, conveyor, new = (
-            self.env["iiot.device"].search([("device_id", "=", name)]) for name in ("press-1", "conveyor-2", "press-4")
-        )
+
+    def device(self, name):
+        return self.env["iiot.device"].search([("device_id", "=", name)])
+
+    def work_on(self, minutes):
+        for _minute in range(minutes):
+            self.env["iiot.demo"]._work_on()
+            self.env.invalidate_all()
+
+    def test_the_factory_tells_its_story(self):
+        press, conveyor, new = self.device("press-1"), self.device("conveyor-2"), self.device("press-4")
         self.assertTrue(press.get_live("temperature", 24)["points"])
         self.assertIn("Offline for 47 min", conveyor.connection_text)
         self.assertEqual((new.state, new.last_values), ("draft", False))
         self.assertEqual(self.env["iiot.update"].search([("state", "=", "failed")]).previous_version, "2.0.3")
+        self.assertEqual(
+            self.env["iiot.update"].search([("is_running", "=", True)]).device_id, self.device("conveyor-1")
+        )
         self.assertIn("expired", self.env["iiot.command"].search([]).mapped("state"))
+        addresses = self.env["iiot.device"].search([("paired_at", "!=", False)]).mapped("address")
+        self.assertEqual(len(set(addresses)), len(addresses))
         before = press.last_telemetry
         press.state_id.last_telemetry = before - timedelta(minutes=5)
-        self.env["iiot.demo"]._work_on()
-        press.invalidate_recordset()
+        self.work_on(1)
         self.assertGreaterEqual(press.last_telemetry, before)
         self.assertTrue(press.gateway_id.ledger_adds_up)
+
+    def test_one_hall_is_well_and_the_other_has_a_backlog_that_gets_less(self):
+        well, full = self.device("press-1").gateway_id, self.device("press-5").gateway_id
+        self.assertEqual((well.condition, full.condition), ("ok", "degraded"))
+        self.assertEqual([len(gateway.key_ids) for gateway in (well, full)], [1, 1])
+        self.assertTrue(self.env["iiot.gateway.event"].search([("gateway_id", "=", well.id)]))
+        self.assertEqual(full.parked, 1)
+        self.assertIn("delivered in about 20 min", full.backlog_text)
+        kept = self.env["iiot.telemetry"].search_count([("device_id", "in", full.device_ids.ids)])
+        self.assertEqual(kept, full.readings_stored)
+        waiting = full.waiting
+        self.work_on(2)
+        self.assertLess(full.waiting, waiting)
+        self.assertGreater(full.waiting, 0)
+        report = full.report_id
+        self.assertEqual(
+            report.ledger_received, report.ledger_stored + report.ledger_waiting + report.ledger_parked, "it adds up"
+        )
+        kept = self.env["iiot.telemetry"].search_count([("device_id", "in", full.device_ids.ids)])
+        self.assertEqual(kept, full.readings_stored)
+        self.work_on(19)
+        self.assertEqual((full.waiting, full.oldest_waiting_at, full.parked), (0, False, 1))
+
+    def test_devices_that_are_online_answer_commands_and_end_their_updates(self):
+        running = self.env["iiot.update"].search([("is_running", "=", True)])
+        near, far = self.device("press-1").send_command("reset"), self.device("conveyor-2").send_command("reset")
+        self.work_on(6)
+        self.assertEqual((running.state, running.device_id.firmware_version), ("installed", "1.5.0"))
+        self.assertEqual((near.state, far.state), ("done", "queued"))
+        running.action_rollback()
+        self.work_on(3)
+        self.assertEqual((running.device_id.firmware_version, running.device_id.running_update_id.id), ("1.4.2", False))
 
     def test_machines_are_warm_by_day_and_cool_by_night_and_the_same_each_time(self):
         noon, night = datetime(2026, 11, 22, 12), datetime(2026, 11, 22, 3)
