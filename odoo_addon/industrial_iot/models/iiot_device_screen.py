@@ -157,7 +157,8 @@ class IiotDevice(models.Model):
         # those with a chart first
         rank = {path.removeprefix("$."): number for number, path in enumerate(metrics)}
         values = shown_values(self.last_values)
-        wording = self.env["iiot.wording"]
+        ago = self.env["iiot.wording"]._since(self.last_telemetry)
+        old = ago and self.connection_status != "online"
         return {
             "state": self.state,
             "status": self.connection_status,
@@ -165,7 +166,8 @@ class IiotDevice(models.Model):
             "advice": self.connection_advice,
             "told": self.offline_reason if self.connection_status == "offline" else False,
             "last_telemetry": fields.Datetime.to_string(self.last_telemetry) if self.last_telemetry else False,
-            "last_telemetry_ago": wording._since(self.last_telemetry),
+            "last_telemetry_ago": ago,
+            "old": old and _("From %s ago: the machine may have other values by now.", ago),
             "values": sorted(values, key=lambda value: rank.get(value["name"], len(rank))),
             "metrics": metrics,
             "metric": metric or False,

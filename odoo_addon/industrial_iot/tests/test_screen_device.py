@@ -112,6 +112,16 @@ class TestLive(DeviceCase):
         self.env["iiot.telemetry"]._take([self.told(device, "telemetry", {"t": 1}, at=now() - timedelta(minutes=130))])
         self.assertEqual(device.get_live()["hours"], 24)
 
+    def test_values_of_a_device_that_is_away_are_said_to_be_old(self):
+        device = self.paired()
+        self.env["iiot.telemetry"]._take([self.told(device, "telemetry", {"t": 1}, at=self.minutes_ago(50))])
+        device.state_id.connection_status = "offline"
+        device.invalidate_recordset()
+        self.assertEqual(device.get_live()["old"], "From 50 min ago: the machine may have other values by now.")
+        device.state_id.connection_status = "online"
+        device.invalidate_recordset()
+        self.assertFalse(device.get_live()["old"])
+
     def test_a_chart_never_has_more_points_than_a_screen_shows(self):
         self.profile.metrics = "t"
         device = self.paired()

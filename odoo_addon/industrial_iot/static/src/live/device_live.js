@@ -52,10 +52,17 @@ function limits(points) {
     };
 }
 
-/** What a device says now: asked for every few seconds while its form is open and the page can be seen. */
+/**
+ * What a device says now: asked for every few seconds while its form is open and the page can be seen. On the form of
+ * something else `deviceId` names the device, and `onLive` gets what it said.
+ */
 export class DeviceLive extends Component {
     static template = "industrial_iot.DeviceLive";
-    static props = { ...standardWidgetProps };
+    static props = {
+        ...standardWidgetProps,
+        deviceId: { type: Number, optional: true },
+        onLive: { type: Function, optional: true },
+    };
 
     setup() {
         this.orm = useService("orm");
@@ -89,12 +96,16 @@ export class DeviceLive extends Component {
         );
         // whatever was done above, the box says what has come of it
         useRecordObserver(({ resId, data }) => {
-            const known = [resId, data.state, data.token_until?.ts].join();
+            const known = [this.props.deviceId || resId, data.state, data.token_until?.ts].join();
             if (this.known !== undefined && this.known !== known) {
                 this.ask();
             }
             this.known = known;
         });
+    }
+
+    get deviceId() {
+        return this.props.deviceId || this.props.record.resId;
     }
 
     get live() {
@@ -121,7 +132,7 @@ export class DeviceLive extends Component {
     }
 
     async ask() {
-        const id = this.props.record.resId;
+        const id = this.deviceId;
         if (!id || this.asking) {
             this.askAgain = Boolean(id);
             return;
@@ -131,10 +142,10 @@ export class DeviceLive extends Component {
             const { metric, hours } = this.state;
             // in the background: no spinner, and no dialog when the server is away for a moment
             const live = await this.orm.silent.call("iiot.device", "get_live", [[id]], { metric, hours });
-            if (!this.gone && id === this.props.record.resId) {
+            if (!this.gone && id === this.deviceId) {
                 this.state.live = live;
                 this.state.hours ||= live.points.length ? live.hours : false;
-                await this.reloadWhenChanged(live);
+                await (this.props.onLive ? this.props.onLive(live) : this.reloadWhenChanged(live));
             }
         } catch (error) {
             if (!this.state.live) {
