@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
+ADDONS = [manifest.parent for manifest in sorted(ROOT.glob("odoo_addon/*/__manifest__.py"))]
 ADDON = ROOT / "odoo_addon/industrial_iot"
 SWITCHED_OFF = re.compile(r"# pylint: disable=[\w,-]+(?P<reason>.*)")
 
@@ -51,8 +54,9 @@ def pylint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_addon_keeps_the_rules_of_the_odoo_community() -> None:
-    done = pylint(ADDON)
+@pytest.mark.parametrize("addon", ADDONS, ids=lambda addon: addon.name)
+def test_an_addon_keeps_the_rules_of_the_odoo_community(addon: Path) -> None:
+    done = pylint(addon)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -66,7 +70,7 @@ def test_the_rules_are_really_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_check_that_is_switched_off_has_its_reason_beside_it() -> None:
-    places = [match for path in ADDON.rglob("*.py") for match in SWITCHED_OFF.finditer(path.read_text())]
+    places = [match for path in ROOT.glob("odoo_addon/**/*.py") for match in SWITCHED_OFF.finditer(path.read_text())]
     assert places
     assert [place.group() for place in places if not re.match(r"  # \w", place["reason"])] == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.odoo.cache import cache_folder
 from tests.odoo.cluster import Cluster, free_port
-from tests.odoo.databases import ADDON, ADDONS, connection, run_odoo
+from tests.odoo.databases import ADDONS, OWN, connection, run_odoo, take_over
 from tests.odoo.releases import Odoo
 
 RECORD = re.compile(
@@ -17,6 +17,7 @@ RECORD = re.compile(
 )
 RESULT = re.compile(r"(?P<failed>\d+) failed, (?P<errors>\d+) error\(s\) of (?P<tests>\d+) tests when loading database")
 BAD = {"WARNING", "ERROR", "CRITICAL"}
+ALL = ",".join(f"/{module}" for module in OWN)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,12 @@ def read_outcome(status: int, log: Path) -> Outcome:
     )
 
 
-def run_addon_tests(odoo: Odoo, cluster: Cluster, database: str, tags: str = f"/{ADDON}") -> Outcome:
-    """Installs or updates the add-on in that database, and runs its tests there."""
+def run_addon_tests(odoo: Odoo, cluster: Cluster, database: str, tags: str = ALL) -> Outcome:
+    """Installs or updates our add-ons in that database, and runs their tests there."""
     log = cache_folder() / "logs" / f"{database}.log"
-    installed = cluster.sql(f"SELECT 1 FROM ir_module_module WHERE name = '{ADDON}' AND state = 'installed'", database)
     command = odoo.command(
         *connection(odoo, cluster, database),
-        *("-u" if installed else "-i", ADDON, "--test-tags", tags, "--stop-after-init"),
+        *(*take_over(cluster, database), "--test-tags", tags, "--stop-after-init"),
         *(f"--http-port={free_port()}", "--max-cron-threads=0"),
         addons=ADDONS,
     )

@@ -1,4 +1,4 @@
-"""``python -m tests.odoo.check 19 [tags]``: the add-on's own tests in this checkout, on a database that is kept."""
+"""``python -m tests.odoo.check 19 [tags]``: the add-ons' own tests in this checkout, on a database that is kept."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 import sys
 import time
 
-from tests.odoo.addon_tests import run_addon_tests
+from tests.odoo.addon_tests import ALL, run_addon_tests
 from tests.odoo.cache import held
 from tests.odoo.cluster import running_cluster
-from tests.odoo.databases import ADDON, kept_database, kept_database_name
+from tests.odoo.databases import kept_database, kept_database_name
 from tests.odoo.releases import MAJORS, NoOdooError, find
 
 
@@ -21,7 +21,7 @@ def distinct(problems: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.odoo.check", description=__doc__)
     parser.add_argument("version", type=int, choices=MAJORS)
-    parser.add_argument("tags", nargs="?", default=f"/{ADDON}", help="as for Odoo's --test-tags")
+    parser.add_argument("tags", nargs="?", default=ALL, help="as for Odoo's --test-tags")
     parser.add_argument("--fresh", action="store_true", help="begin with a new database")
     parser.add_argument("-v", "--verbose", action="store_true", help="warnings in full")
     arguments = parser.parse_args()

@@ -24,6 +24,8 @@ from tests.odoo.releases import Odoo
 MODULES = ("base", "web", "mail", "maintenance", "base_automation")
 ADDON = "industrial_iot"
 ADDONS = (ROOT / "odoo_addon",)
+OWN = tuple(sorted(manifest.parent.name for manifest in ADDONS[0].glob("*/__manifest__.py")))
+"""All add-ons of this project; those beside :data:`ADDON` are installed by Odoo itself, with what they join."""
 KEPT_TEMPLATES = 4
 """How many states of the add-on keep their template, for each Odoo."""
 KEPT_LOGS = 200
@@ -100,6 +102,17 @@ def install(odoo: Odoo, cluster: Cluster, name: str, modules: tuple[str, ...]) -
     )
     if run_odoo(odoo, command, log) != 0:
         raise DatabaseError(f"Odoo {odoo.major} did not install {', '.join(modules)}; {log}:\n{tail(log)}")
+
+
+def take_over(cluster: Cluster, name: str) -> list[str]:
+    """Options that install those of our add-ons that are not in that database, and update those that are."""
+    rows = cluster.sql("SELECT name FROM ir_module_module WHERE state = 'installed'", name)
+    there = {module for (module,) in rows}
+    options = {
+        "-i": [module for module in OWN if module not in there],
+        "-u": [module for module in OWN if module in there],
+    }
+    return [word for option, modules in options.items() if modules for word in (option, ",".join(modules))]
 
 
 def tail(log: Path, lines: int = 40) -> str:

@@ -9,7 +9,7 @@ import sys
 
 from tests.odoo.cache import held
 from tests.odoo.cluster import Cluster, running_cluster
-from tests.odoo.databases import ADDON, drop, exists, kept_database, kept_database_name, new_database
+from tests.odoo.databases import drop, exists, kept_database, kept_database_name, new_database, take_over
 from tests.odoo.releases import MAJORS, NoOdooError, Odoo, find
 from tests.odoo.server import LOGIN, PASSWORD, OdooServer
 
@@ -45,8 +45,8 @@ def main() -> int:
                 if arguments.fresh:
                     drop(odoo, cluster, name)
                 kept_database(odoo, cluster, name)
-                options = ("-i", ADDON, "--without-demo=all") if new else ("-u", ADDON) if arguments.update else ()
-                return serve(arguments, odoo, cluster, name, options)
+                options = [*take_over(cluster, name), "--without-demo=all"] if new or arguments.update else []
+                return serve(arguments, odoo, cluster, name, tuple(options))
     except KeyboardInterrupt:
         return 0
 

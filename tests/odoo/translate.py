@@ -1,6 +1,6 @@
 """
-``python -m tests.odoo.translate``: writes the add-on's terms to ``i18n/industrial_iot.pot``, brings ``zh_CN.po`` up to
-them, and lists what is not translated. Exit status 1 while something is missing.
+``python -m tests.odoo.translate``: writes the terms of each add-on to the ``.pot`` in its ``i18n/``, brings
+``zh_CN.po`` up to them, and lists what is not translated. Exit status 1 while something is missing.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 from tests.odoo.cluster import Cluster, running_cluster
-from tests.odoo.databases import ADDON, ADDONS, new_database
+from tests.odoo.databases import ADDON, ADDONS, OWN, new_database
 from tests.odoo.releases import Odoo, find
 from tests.odoo.scripts import run_script
 
-FOLDER = ADDONS[0] / ADDON / "i18n"
 LANGUAGE = "zh_CN"
 EXPORT = """
 import io
@@ -48,9 +47,9 @@ answer(found)
 _WHEN = re.compile(r'^"(?:POT-Creation|PO-Revision)-Date: .*\n', re.MULTILINE)
 
 
-def exported(odoo: Odoo, cluster: Cluster, database: str) -> str:
-    """The add-on's terms as a ``.pot`` file, without the time of day."""
-    text = str(run_script(odoo, cluster, database, EXPORT, module=ADDON))
+def exported(odoo: Odoo, cluster: Cluster, database: str, addon: str = ADDON) -> str:
+    """An add-on's terms as a ``.pot`` file, without the time of day."""
+    text = str(run_script(odoo, cluster, database, EXPORT, module=addon))
     return _WHEN.sub("", re.sub(r"Odoo Server [\w.+~-]+", "Odoo Server", text))
 
 
@@ -64,20 +63,27 @@ def problems(odoo: Odoo, cluster: Cluster, database: str, po: str) -> list[str]:
     return list(run_script(odoo, cluster, database, PROBLEMS, po=po))
 
 
-def translation_file() -> Path:
-    return FOLDER / f"{LANGUAGE}.po"
+def template_file(addon: str = ADDON) -> Path:
+    return ADDONS[0] / addon / "i18n" / f"{addon}.pot"
+
+
+def translation_file(addon: str = ADDON) -> Path:
+    return template_file(addon).with_name(f"{LANGUAGE}.po")
 
 
 def main() -> int:
     odoo = find(19, get=True)
+    found = []
     with running_cluster() as cluster, new_database(odoo, cluster) as database:
-        pot = exported(odoo, cluster, database)
-        FOLDER.mkdir(exist_ok=True)
-        (FOLDER / f"{ADDON}.pot").write_text(pot)
-        old = translation_file().read_text() if translation_file().exists() else 'msgid ""\nmsgstr ""\n'
-        new = merged(odoo, cluster, database, pot, old)
-        translation_file().write_text(new)
-        found = problems(odoo, cluster, database, new)
+        for addon in OWN:
+            pot = exported(odoo, cluster, database, addon)
+            template_file(addon).parent.mkdir(exist_ok=True)
+            template_file(addon).write_text(pot)
+            translated = translation_file(addon)
+            old = translated.read_text() if translated.exists() else 'msgid ""\nmsgstr ""\n'
+            new = merged(odoo, cluster, database, pot, old)
+            translated.write_text(new)
+            found += [f"{addon}: {problem}" for problem in problems(odoo, cluster, database, new)]
     for problem in found:
         print(problem)
     return 1 if found else 0

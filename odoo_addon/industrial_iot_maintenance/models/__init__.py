@@ -1,0 +1,1 @@
+from . import iiot_device, maintenance_equipment

@@ -1,0 +1,1 @@
+from . import test_equipment, test_request, test_rights
