@@ -9,10 +9,13 @@ SHOWN_VALUES = 40
 VALUE_CHARACTERS = 200
 LINE_CHARACTERS = 200
 SHOWN_LEVELS = 16
+RESERVED = frozenset(("ts", "msg_id"))
+"""Of the transport, not of the machine: when the device sent a reading, and by what it knows it again."""
 
 
 def shown_values(payload: Any) -> list[dict[str, str]]:
     """The single values of a reading, each with its path, as texts: what lies deeper than lists and dictionaries do.
+    Without what the contract reserves for the transport.
 
     None of ``None`` and ``False``, by which Odoo says that there is no reading.
     """
@@ -50,7 +53,10 @@ def _values(payload: Any) -> list[tuple[str, str]]:
         else:
             found.append((name, _text(value)))
 
-    walk("", payload, 0)
+    shown = (
+        {name: value for name, value in payload.items() if name not in RESERVED} if isinstance(payload, dict) else {}
+    )
+    walk("", shown or payload, 0)
     return found
 
 

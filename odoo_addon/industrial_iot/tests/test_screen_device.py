@@ -149,6 +149,8 @@ class TestLive(DeviceCase):
         self.assertEqual(shown_values(7), [{"name": "value", "value": "7"}])
         self.assertEqual(len(shown_values({str(n): n for n in range(1000)})), 40)
         self.assertEqual(shown_values(False), [])
+        self.assertEqual(shown_values({"ts": 1, "msg_id": "x", "a": {"ts": 2}}), [{"name": "a.ts", "value": "2"}])
+        self.assertEqual([each["name"] for each in shown_values({"ts": 1})], ["ts"])
 
 
 class TestLabel(DeviceCase):
