@@ -38,6 +38,12 @@
         "web.assets_tests": ["industrial_iot/static/tests/tours/**/*"],
     },
     "demo": ["demo/factory.xml"],
+    "images": [
+        "static/description/dashboard.jpg",
+        "static/description/device.jpg",
+        "static/description/rule.jpg",
+        "static/description/updates.jpg",
+    ],
     "uninstall_hook": "uninstall_hook",
     "application": True,
 }

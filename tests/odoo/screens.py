@@ -283,6 +283,8 @@ def menu_actions(person: Person, module: str) -> list[dict[str, Any]]:
             fields = ["name", "type"]
             if kind == "ir.actions.act_window":
                 fields += ["res_model", "view_mode", "search_view_id"]
+            if kind == "ir.actions.client":
+                fields.append("tag")
             (action,) = person.call(kind, "read", [int(number)], fields)
             opened.append({"menu": menu["complete_name"], **action})
     return opened

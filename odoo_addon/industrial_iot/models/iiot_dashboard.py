@@ -143,8 +143,8 @@ class IiotDashboard(models.AbstractModel):
         if gateway.is_silent:
             return _("last contact %s", gateway.contact_text)
         ledger = "" if gateway.ledger_adds_up else gateway.ledger_text
-        parked = _("%s messages are set aside.", f"{int(gateway.parked):,}") if gateway.parked else ""
-        return " ".join(filter(None, (gateway.problems or "", ledger, parked)))
+        parked = _("Messages set aside: %s", f"{int(gateway.parked):,}") if gateway.parked else ""
+        return " · ".join(filter(None, (*(gateway.problems or "").splitlines(), ledger, parked)))
 
     def _rules_in_trouble(self):
         return ["|", ("paused_because", "!=", False), ("is_failing", "=", True)]
