@@ -1,9 +1,10 @@
 from datetime import timedelta
 
-from odoo import api, fields, models
+from odoo import _, api, fields, models
 
 from ..lib import tokens
 from .constraints import declare
+from .told import told
 
 OVERLAP_DAYS = 7
 """How long earlier keys stay good when a new one is made: the appliance must get it first."""
@@ -46,8 +47,9 @@ class IiotGatewayKey(models.Model):
 
     def action_revoke(self):
         """The key is worth nothing from now on."""
-        now = fields.Datetime.now()
-        self.filtered("is_good").write({"expires_at": now})
+        self.gateway_id.check_access_rights_for_write()
+        self.sudo().filtered("is_good").write({"expires_at": fields.Datetime.now()})
+        return told(", ".join(self.mapped("name")), _("The key is worth nothing from now on."))
 
     @api.model
     def _owner(self, key: str) -> int | None:

@@ -180,6 +180,12 @@ class TestGateway(ContractCase):
         self.assertEqual(gateway.api_key, "of-the-box")
         with self.assertRaises(AccessError):
             self.env["iiot.gateway.key"].with_user(user).search([])
+        key = gateway.with_user(admin).key_ids[:1] or self.fail("no key to revoke")
+        with self.assertRaises(AccessError):
+            key.with_user(user).action_revoke()
+        self.assertTrue(key.is_good)
+        key.action_revoke()
+        self.assertFalse(key.is_good)
 
     def test_the_gateways_user_sees_one_gateways_devices_and_nobody_else_by_claiming_to_be_one(self):
         company = self.env["res.company"].create({"name": "Another"})
