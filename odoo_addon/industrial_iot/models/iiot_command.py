@@ -9,6 +9,7 @@ from odoo.exceptions import UserError
 from ..lib.answer import device_words
 from ..lib.command_life import BY_DEVICE, FINAL, Life
 from .constraints import declare, ensure_index
+from .told import told
 
 ANSWER_BYTES = 600 << 10
 """Of commands in one answer to ``sync``, by an upper estimate."""
@@ -100,7 +101,16 @@ class IiotCommand(models.Model):
 
     @api.depends("reason", "detail", "response")
     def _compute_reason_text(self):
-        words = {
+        words = self._reason_words()
+        for command in self:
+            text = words.get(command.reason or "", command.reason or "")
+            own = device_words(command.response) if command.reason == BY_DEVICE else ""
+            if own:
+                text = _("The device says: %s", own)
+            command.reason_text = " ".join(filter(None, (text, command.detail)))
+
+    def _reason_words(self) -> dict[str, str]:
+        return {
             "no_ack": _("The device never acknowledged it."),
             "device": _("The device answered with an error."),
             "not_paired": _("The device is not paired with a gateway yet."),
@@ -114,12 +124,6 @@ class IiotCommand(models.Model):
             "no_news": _("Nothing more was reported about it."),
             "not_connected": _("The device had just disconnected."),
         }
-        for command in self:
-            text = words.get(command.reason or "", command.reason or "")
-            told = device_words(command.response) if command.reason == BY_DEVICE else ""
-            if told:
-                text = _("The device says: %s", told)
-            command.reason_text = " ".join(filter(None, (text, command.detail)))
 
     @api.depends("deadline")
     def _compute_expires_at(self):
@@ -147,7 +151,10 @@ class IiotCommand(models.Model):
         free._conclude("cancelled", "withdrawn")
         (commands - free).write({"cancel_requested": True, "cancel_offered": False})
         (commands - free)._nudge()
-        return True
+        if commands == free:
+            return told(commands._titles(), _("Taken back. The device will not get it."))
+        text = _("It is being taken back. Unless the device has it already, it will not get it.")
+        return told(commands._titles(), text, "info")
 
     def action_retry(self):
         """Send the same once more, as a new command."""
@@ -171,16 +178,10 @@ class IiotCommand(models.Model):
             message, kind = "\n".join(sorted({command.reason_text for command in failed})), "warning"
         else:
             message, kind = _("It is on its way."), "info"
-        return {
-            "type": "ir.actions.client",
-            "tag": "display_notification",
-            "params": {
-                "title": ", ".join(sorted(set(self.mapped("action")))),
-                "message": message,
-                "type": kind,
-                "next": {"type": "ir.actions.client", "tag": "soft_reload"},
-            },
-        }
+        return told(self._titles(), message, kind)
+
+    def _titles(self) -> str:
+        return ", ".join(sorted(set(self.mapped("action"))))
 
     def action_open_retries(self):
         """The commands that repeat this one."""

@@ -273,10 +273,12 @@ class IiotDevice(models.Model):
     def action_disable(self):
         """Off: no connection, no commands, until it is enabled again."""
         self.write({"is_active": False})
+        return self._told(_("Switched off."), self.filtered("paired_at"))
 
     def action_enable(self):
         """On again, with the pairing it had."""
         self.write({"is_active": True})
+        return self._told(_("Switched on."), self.filtered("paired_at"))
 
     def action_rotate_secret(self):
         """The device gets a new secret; the present one ends when it has logged in with that."""
@@ -287,25 +289,30 @@ class IiotDevice(models.Model):
             device.secret_version += 1
         self.sudo()._note_change()
         self._log_all(_("A new password was requested."))
+        return self._told(_("A new password was requested."), self)
 
     def action_revoke(self):
         """The pairing ends at once: its secret and its tokens open nothing any more."""
         self._check_administrator()
+        paired = self.filtered("paired_at")
         self.sudo()._revoke_pairing()
         self._log_all(_("The pairing was revoked."))
+        return self._told(_("The pairing was revoked."), paired)
 
     def action_retire(self):
         """Out of service for good; its history stays."""
         self._check_administrator()
-        devices = self.sudo()
+        devices, paired = self.sudo(), self.filtered("paired_at")
         devices._revoke_pairing()
         devices.write({"is_active": False, "state": "retired"})
+        return self._told(_("Out of service. Its history stays."), paired)
 
     def action_unretire(self):
         """Back into service: it needs a new token."""
         self._check_administrator()
         retired = self.sudo().filtered(lambda device: device.state == "retired")
         retired.write({"state": "draft", "is_active": True})
+        return self._told(_("Back in service. It needs a new token."))
 
     def _note_revoked(self):
         """These have just lost their pairing: what waits for them ends, and nobody knows how they are connected."""

@@ -11,10 +11,12 @@ from odoo import _, api, fields, models
 from ..lib.reading_text import shown_values
 from .iiot_device_presence import SILENT_AFTER
 from .rights import readable
+from .told import told
 
 RANGES_H = (1, 24, 168)
 POINTS = 240
 """Of a chart: more than that no screen shows."""
+NAMES_SHOWN = 3
 
 
 class IiotDevice(models.Model):
@@ -160,8 +162,7 @@ class IiotDevice(models.Model):
         ago = self.env["iiot.wording"]._since(self.last_telemetry)
         old = ago and self.connection_status != "online"
         return {
-            "state": self.state,
-            "status": self.connection_status,
+            "status": self.connection_status if self.state == "active" else False,
             "connection": self.connection_text,
             "advice": self.connection_advice,
             "told": self.offline_reason if self.connection_status == "offline" else False,
@@ -208,6 +209,20 @@ class IiotDevice(models.Model):
             },
         )
         return [list(row) for row in self.env.cr.fetchall()]
+
+    def _told(self, text: str, paired: Any = ()) -> dict[str, Any]:
+        """What a button says: what was done, and when the gateways of those that are paired learn it."""
+        names = ", ".join(self[:NAMES_SHOWN].mapped("display_name")) + ("…" if len(self) > NAMES_SHOWN else "")
+        gateways = paired.gateway_id.filtered("is_enabled") if paired else self.env["iiot.gateway"]
+        silent = gateways.filtered(
+            lambda gateway: not gateway.last_contact or gateway.last_contact < fields.Datetime.now() - SILENT_AFTER
+        )
+        if silent:
+            later = _("%s is silent now, and learns it when it is back.", ", ".join(silent.mapped("name")))
+            return told(names, f"{text} {later}", "warning")
+        if gateways:
+            return told(names, f"{text} {_('The gateway learns it within seconds.')}")
+        return told(names, text)
 
     # --- buttons -----------------------------------------------------------------------------------------------
 

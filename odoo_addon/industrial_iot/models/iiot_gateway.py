@@ -10,6 +10,7 @@ from ..lib.addresses import is_loopback
 from ..lib.enrolment import EnrolmentRequest, IdentityRequest
 from ..lib.problems import RefusalError
 from .constraints import declare
+from .told import told
 
 CODE_VALID_H = 2
 SILENCE_LIMIT_MIN = 15
@@ -146,6 +147,7 @@ class IiotGateway(models.Model):
         """Odoo calls the appliance no more; it goes on to ask by itself."""
         self.check_access_rights_for_write()
         self.sudo().write({"api_url": False, "api_key": False, "ca_pem": False})
+        return told(", ".join(self.mapped("name")), _("Odoo does not call the appliance any more."))
 
     def check_access_rights_for_write(self):
         """A button that shows a secret is for those who may change the gateway."""

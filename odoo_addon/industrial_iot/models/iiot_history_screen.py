@@ -37,7 +37,14 @@ class IiotUpdate(models.Model):
         for update in self:
             update.history_table = update.env["iiot.wording"]._history(update)
 
-    @api.depends("state", "action", "reason", "error")
+    def _reason_words(self):
+        return {
+            "withdrawn": _("It was taken back before it was fetched."),
+            "timeout": _("Nothing ended it in time."),
+            "device": "",  # which is said beside it, with an error in words
+        }
+
+    @api.depends("state", "action", "reason", "error", "cancel_requested")
     def _compute_advice(self):
         for update in self:
             update.advice = update._advice()
@@ -56,6 +63,8 @@ class IiotUpdate(models.Model):
             "rolled_back": _("The new firmware did not work, and the device has gone back to the one before."),
             "cancelled": _("The device runs what it ran before."),
         }
+        if self.cancel_requested:
+            return words["cancelling"]
         if self.state == "failed":
             return _("The device runs what it ran before, unless it says otherwise. Read the error, then try again.")
         if self.state == "rolled_back" and self.action == "rollback":  # as it was told to

@@ -16,6 +16,7 @@ from .iiot_telemetry_rule_plan import (
     plan_rule,
 )
 from .rights import check_records
+from .told import told
 
 _logger = logging.getLogger(__name__)
 BOOKKEEPING = frozenset(("paused_because", "activity_ids", "message_follower_ids", "message_ids", "sequence"))
@@ -185,6 +186,7 @@ class IiotTelemetryRule(models.Model):
             {"failures": 0, "is_failing": False, "last_error": False, "last_error_at": False}
         )
         self.invalidate_recordset(["failures", "is_failing", "last_error", "last_error_at"])
+        return told(", ".join(self.mapped("name")), _("Errors are counted from zero again."))
 
     @api.model
     @tools.ormcache("profile_id")

@@ -9,11 +9,13 @@ from ..lib.ids import new_id
 from ..lib.update_life import FINAL, UpdateLife
 from .attention import ask, settle
 from .constraints import declare, ensure_index
+from .told import told
 
 DEADLINE_DAYS = 7
 """Longer than an appliance's limits for all states together, four and a half days: those are what ends an update, and
 more here would change nothing. This one decides where the appliance itself is away."""
 CONCLUDED_AT_A_TIME = 500
+TITLES_SHOWN = 3
 EDITABLE = frozenset(("device_id", "firmware_id", "deadline"))
 """What people may write, and in a draft only."""
 
@@ -194,7 +196,12 @@ class IiotUpdate(models.Model):
             else:
                 update.write({"cancel_requested": True, "cancel_offered": False})
                 update._nudge()
-        return True
+        if any(update.cancel_requested for update in self.sudo()):
+            return told(self._titles(), _("The device is told to stop. Here you see when it has."), "info")
+        return told(self._titles(), _("Cancelled. The device runs what it ran before."))
+
+    def _titles(self) -> str:
+        return ", ".join(self[:TITLES_SHOWN].mapped("display_name")) + ("…" if len(self) > TITLES_SHOWN else "")
 
     def action_retry(self):
         """The same once more, as a new update."""

@@ -55,13 +55,16 @@ class IiotWording(models.AbstractModel):
         """What became of a command or update, as a table: its states in words."""
         states = dict(record._fields["state"]._description_selection(self.env))
         people = {"odoo": "Odoo", "appliance": _("Gateway"), "device": _("Device")}
+        reasons = record._reason_words()
         rows = []
         for entry in record.history or []:
             try:
                 at = self._table_time(parse_rfc3339(entry.get("at")))
             except ValueError:
                 at = str(entry.get("at") or "")
-            told = [str(entry[key]) for key in ("reason", "error", "delivery") if entry.get(key)]
+            reason = str(entry.get("reason") or "")
+            texts = dict.fromkeys((reasons.get(reason, reason), entry.get("error"), entry.get("delivery")))
+            told = [str(text) for text in texts if text]
             if entry.get("late"):
                 told.append(_("(arrived late)"))
             state, by = entry.get("state") or "", entry.get("by") or ""

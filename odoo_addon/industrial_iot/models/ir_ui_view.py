@@ -29,8 +29,14 @@ class IrUiView(models.Model):
 def older_arch(arch: str) -> str:
     """A view of the newer series in the words of 17: lists are trees, cards are boxes, chatters are spelled out."""
     root = etree.fromstring(arch.encode())
-    for element in root.iter("list", "chatter", "t"):
-        if element.tag == "list":
+    for element in root.iter("list", "chatter", "t", "field", "button"):
+        if element.tag == "button":
+            for name in ("confirm-label", "cancel-label"):  # 17 does not translate them, and says Ok and Cancel
+                element.attrib.pop(name, None)
+        elif element.tag == "field":
+            if element.get("mode"):
+                element.set("mode", element.get("mode").replace("list", "tree"))
+        elif element.tag == "list":
             element.tag = "tree"
         elif element.tag == "chatter":
             older = etree.fromstring(CHATTER)

@@ -56,6 +56,22 @@ class TestConnectionInWords(DeviceCase):
         device.action_retire()
         self.assertEqual((device.connection_text, device.connection_advice), ("Out of service", ""))
 
+    def test_a_button_says_what_it_has_done_and_when_the_gateway_learns_it(self):
+        device = self.paired()
+        self.gateway.report_id.last_contact = fields.Datetime.now()
+        said = device.action_disable()["params"]
+        self.assertEqual(said["message"], "Switched off. The gateway learns it within seconds.")
+        self.assertEqual((said["title"], said["type"]), (device.display_name, "success"))
+        self.gateway.report_id.last_contact = self.minutes_ago(20)
+        said = device.action_enable()["params"]
+        self.assertEqual(
+            said["message"], f"Switched on. {self.gateway.name} is silent now, and learns it when it is back."
+        )
+        self.assertEqual(said["type"], "warning")
+        device.action_revoke()
+        self.assertEqual(device.action_retire()["params"]["message"], "Out of service. Its history stays.")
+        self.assertEqual(device.action_unretire()["params"]["message"], "Back in service. It needs a new token.")
+
     def test_names_of_business_records_are_shown_to_those_who_may_read_them(self):
         partner = self.env["res.partner"].create({"name": "Press hall"})
         device = self.paired(business_ref=f"res.partner,{partner.id}")
