@@ -145,7 +145,7 @@ export class DeviceLive extends Component {
             if (!this.gone && id === this.deviceId) {
                 this.state.live = live;
                 this.state.hours ||= live.points.length ? live.hours : false;
-                await (this.props.onLive ? this.props.onLive(live) : this.reloadWhenChanged(live));
+                await this.props.onLive?.(live);
             }
         } catch (error) {
             if (!this.state.live) {
@@ -157,16 +157,6 @@ export class DeviceLive extends Component {
         if (this.askAgain && !this.gone) {
             this.askAgain = false;
             await this.ask();
-        }
-    }
-
-    /** The device has got on (it was paired, say): the buttons above must be those of its new state. */
-    async reloadWhenChanged(live) {
-        const record = this.props.record;
-        const known = record.data.connection_status;
-        const changed = live.state !== record.data.state || (known && live.status !== known);
-        if (changed && !(await record.isDirty())) {
-            await record.load();
         }
     }
 

@@ -4,6 +4,7 @@ import { useEffect, useRef } from "@odoo/owl";
 import { registry } from "@web/core/registry";
 import { useDebounced } from "@web/core/utils/timing";
 import { AceField, aceField } from "@web/views/fields/ace/ace_field";
+import { WrappingEditor } from "../code/code_field";
 import { LIVE_AFTER_MS } from "./live_text";
 
 /**
@@ -12,6 +13,7 @@ import { LIVE_AFTER_MS } from "./live_text";
  */
 export class LiveCode extends AceField {
     static template = "industrial_iot.LiveCode";
+    static components = { ...AceField.components, CodeEditor: WrappingEditor };
     static props = { ...AceField.props, mark: { type: String, optional: true } };
 
     setup() {
