@@ -19,8 +19,8 @@ class HandBox:
     """The gateway of that name, made and given a key by ``person``."""
 
     def __init__(self, person: Person, name: str) -> None:
-        gateway = person.create("iiot.gateway", name=name)
-        key = person.call("iiot.gateway", "action_new_key", [gateway])["context"]["default_secret"]
+        self.gateway = person.create("iiot.gateway", name=name)
+        key = person.call("iiot.gateway", "action_new_key", [self.gateway])["context"]["default_secret"]
         self._http = httpx.Client(
             base_url=person.url, headers={"Authorization": f"Bearer {key}"}, trust_env=False, timeout=60
         )
@@ -28,8 +28,8 @@ class HandBox:
         self._database: str | None = None
         self.sync()
 
-    def sync(self) -> dict[str, Any]:
-        """What Odoo has for it."""
+    def sync(self, **told: Any) -> dict[str, Any]:
+        """What Odoo has for it; ``told`` goes beside what is always told, or in its place."""
         body = {
             "contract": 1,
             "gateway": self._uid,
@@ -41,6 +41,7 @@ class HandBox:
             "starts": [{"start": self._start, "first_seq": 1}],
             "database_uuid": self._database,
             "epochs": [{"epoch": self._epoch, "last_seq": 100, "floor": 1, "settled": 0, "stored": 0}],
+            **told,
         }
         answer: dict[str, Any] = self._post("/iiot/gateway/sync", body)
         self._database = answer["database_uuid"]

@@ -14,6 +14,8 @@ from selenium import webdriver
 from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
@@ -61,6 +63,13 @@ const [selector, patience, done] = arguments, start = performance.now();
   else if (performance.now() - start > patience) done(false);
   else setTimeout(look, 30);
 })()"""
+MORE = ".o_form_view .o_statusbar_buttons .dropdown-toggle, .o_form_view .o_button_more"
+"""What opens the buttons for which a form has no room."""
+BUTTONS = """
+const all = '.o_form_view button[name], .o-dropdown--menu button[name], .o_bottom_sheet button[name]';
+return [...document.querySelectorAll(all)]
+  .filter((each) => each.getClientRects().length && !each.disabled)
+  .filter((each) => !each.closest('.modal, .o-mail-Chatter, .o-mail-Form-chatter'))"""
 DO_ACTION = """
 const [action, options, done] = arguments;
 odoo.__WOWL_DEBUG__.root.env.services.action.doAction(action, options).then(() => done(""), (e) => done(String(e)))"""
@@ -202,6 +211,28 @@ class WebClient:
                     return element
         return None
 
+    def buttons(self) -> list[str]:
+        """The names of what can be pressed on a form, also where a menu has to be opened first."""
+        found = [each.get_attribute("name") for each in self.driver.execute_script(BUTTONS)]
+        for menu in self.seen(MORE):
+            self.press(menu, counts=False)
+            found += [each.get_attribute("name") for each in self.driver.execute_script(BUTTONS)]
+            self.escape()
+        return list(dict.fromkeys(str(name) for name in found))
+
+    def press_button(self, name: str) -> bool:
+        """A button of a form, in the menu that it is in if there is no room; ``False`` where there is none."""
+        for menu in (None, *range(len(self.seen(MORE)))):
+            if menu is not None:
+                self.press(self.seen(MORE)[menu])
+            for button in self.driver.execute_script(BUTTONS):
+                if button.get_attribute("name") == name:
+                    self.press(button)
+                    return True
+            if menu is not None:
+                self.escape()
+        return False
+
     def close_dialogs(self) -> None:
         """As somebody does who does not want to go on."""
         for _ in range(4):
@@ -225,11 +256,10 @@ class WebClient:
         assert text in told, f"not {text} but {told}"
         self.settle()
 
-    def refresh_until(self, selector: str, text: str) -> None:
-        """Loads the page again, as somebody does who is tired of waiting."""
-        self.driver.refresh()
-        self.settle(selector)
-        self.until(selector, text)
+    def escape(self) -> None:
+        """The key, or the way back of a phone, that closes a menu."""
+        ActionChains(self.driver).send_keys(Keys.ESCAPE).perform()
+        self.settle()
 
     def choose(self, field: str, text: str) -> None:
         """A record by its name: typed, and the first proposal that begins so pressed."""
@@ -305,9 +335,16 @@ def search_filters(person: Person, action: dict[str, Any]) -> list[str]:
 def sample_records(person: Person, model: str, most: int) -> list[int]:
     """One record of each state there is, else the first."""
     fields = person.call(model, "fields_get", [], ["type", "store"])
-    by = [name for name in ("state", "connection_status") if name in fields]
+    by = [name for name in ("state", "connection_status", "condition", "last_error") if name in fields]
     rows = person.find(model, [], *by, limit=200)
     first: dict[str, int] = {}
     for row in rows:
-        first.setdefault(json.dumps([row[name] for name in by]), row["id"])
+        first.setdefault(json.dumps([row[name] if name != "last_error" else bool(row[name]) for name in by]), row["id"])
     return list(first.values())[:most]
+
+
+def buttons_of(person: Person, model: str, view: str) -> set[str]:
+    """The names of all buttons that the view of that kind (``form`` or ``list``) may show, with lists inside it."""
+    arch = person.call(model, "get_views", [[False, view]])["views"][view]["arch"]
+    buttons = [dict(re.findall(r'\b(\w+)="([^"]*)"', tag)) for tag in re.findall(r"<button\b[^>]*>", arch)]
+    return {button["name"] for button in buttons if button.get("type") == "object"}

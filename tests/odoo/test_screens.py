@@ -11,18 +11,19 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.odoo.screens import DESKTOP, PHONE, WebClient, menu_actions, sample_records, search_filters
+from tests.odoo.screens import DESKTOP, PHONE, WebClient, buttons_of, menu_actions, sample_records, search_filters
+from tests.odoo.states import every_state
 
 MODULE = "industrial_iot"
 LONG = bool(os.environ.get("IIOT_TEST_LONG"))
-RECORDS = 6 if LONG else 2
-"""Of each model, in different states."""
+MOST_STATES = 20
+"""Records of each model whose buttons are pressed, each in another state."""
 
 
-def everyday(web: WebClient) -> None:
-    """Not on Odoo 17 every day: what it says there of the add-on's views is said by the tests that stay."""
-    if web.name != "19" and not LONG:
-        pytest.skip("on Odoo 17 with IIOT_TEST_LONG=1 only")
+@pytest.fixture
+def all_states(web: WebClient) -> None:
+    """Beside the demonstration factory: what has buttons that nothing in it has."""
+    every_state(web.person)
 
 
 class Round:
@@ -91,7 +92,6 @@ def turn_pages(walk: Round, place: str) -> None:
 
 
 def test_every_filter_and_grouping_of_every_search_can_be_used(web: WebClient) -> None:
-    everyday(web)
     web.home()
     web.enter(MODULE)
     walk = Round(web)
@@ -121,48 +121,101 @@ def test_times_in_tables_are_those_of_the_browser(web: WebClient) -> None:
         web.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
 
 
-BUTTONS = """
-return [...document.querySelectorAll('.o_form_view button[name]:not([disabled])')]
-  .filter((each) => each.getClientRects().length && !each.closest('.o-mail-Chatter, .o-mail-Form-chatter'))
-  .map((each) => each.getAttribute('name'))"""
-
-
-def test_every_button_of_every_form_does_something_without_an_error(web: WebClient) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
+def test_every_button_of_every_form_does_something_without_an_error(
+    web: WebClient, all_states: None, size: tuple[int, int]
+) -> None:
     """Where a question is asked first it is answered with no; dialogs are closed; everything else happens."""
-    web.home()
+    web.home(size)
     web.enter(MODULE)
     walk = Round(web)
-    pressed: set[tuple[str, str]] = set()
     for action in menu_actions(web.person, MODULE):
         if action["type"] != "ir.actions.act_window" or "form" not in action["view_mode"] or not views(action):
             continue
-        for record in sample_records(web.person, action["res_model"], RECORDS):
-            press_buttons(walk, action, record, pressed)
-    assert {("iiot.device", "action_generate_token"), ("iiot.update", "action_rollback")} <= pressed
+        model = action["res_model"]
+        there = buttons_of(web.person, model, "form")
+        pressed: set[str] = set()
+        for record in sample_records(web.person, model, MOST_STATES):
+            if LONG or there - pressed:
+                press_buttons(walk, action, record, there if LONG else there - pressed, pressed)
+        if there - pressed:
+            walk.found.append(f"{model}: nowhere to be seen: {', '.join(sorted(there - pressed))}")
     walk.end()
 
 
-def press_buttons(walk: Round, action: dict[str, Any], record: int, pressed: set[tuple[str, str]]) -> None:
-    """Those of the head and of each page; ``pressed`` are those of the model that were, and grows."""
-    web, model = walk.web, action["res_model"]
+def press_buttons(walk: Round, action: dict[str, Any], record: int, there: set[str], pressed: set[str]) -> None:
+    """Those of ``there`` in the head and on each page; which were is added to ``pressed``."""
+    web, left = walk.web, set(there)
     page, pages = 0, 1
-    while page < pages:
-        web.do(action["id"], ".o_form_view", viewType="form", props={"resId": record})
-        if tabs := web.seen(".o_notebook .nav-link"):
-            pages = len(tabs)
-            web.press(tabs[page])
-        left = [name for name in web.driver.execute_script(BUTTONS) if (model, name) not in pressed]
-        if not left:
-            page += 1
+    while page < pages and left:
+        pages = open_page(web, action, record, page)
+        for name in web.buttons():
+            if name not in left:
+                continue
+            open_page(web, action, record, page)
+            with walk.at(f"button {action['res_model']} {record} {name}"):
+                if web.press_button(name):  # or what was pressed before it has led to another state
+                    left.discard(name)
+                    pressed.add(name)
+            web.close_dialogs()
+        page += 1
+
+
+def open_page(web: WebClient, action: dict[str, Any], record: int, page: int) -> int:
+    """A page of a record's form; how many there are."""
+    web.do(action["id"], ".o_form_view", viewType="form", props={"resId": record})
+    tabs = web.seen(".o_notebook .nav-link")
+    if tabs:
+        web.press(tabs[page])
+    return len(tabs)
+
+
+def test_every_button_of_every_list_does_something_without_an_error(web: WebClient, all_states: None) -> None:
+    """Those of a row, and those above for the rows that are ticked; questions are answered with no."""
+    web.home()
+    web.enter(MODULE)
+    walk = Round(web)
+    pressed = set()
+    for action in menu_actions(web.person, MODULE):
+        if action["type"] != "ir.actions.act_window" or "list" not in action["view_mode"]:
             continue
-        pressed.add((model, left[0]))
-        with walk.at(f"{model} {record} {left[0]}"):
-            web.press(web.seen(f".o_form_view button[name='{left[0]}']")[0])
-        web.close_dialogs()
+        model = action["res_model"]
+        for name in sorted(buttons_of(web.person, model, "list")):
+            with walk.at(f"list {model} {name}"):
+                web.do(action["id"], ".o_list_view", viewType="list")
+                if not web.seen(f".o_list_view button[name='{name}']"):
+                    web.press(web.seen(".o_list_view .o_data_row .o_list_record_selector input")[0])
+                web.press(web.seen(f".o_list_view button[name='{name}']")[0])
+            web.close_dialogs()
+            pressed.add((model, name))
+    assert {("iiot.device", "action_update_firmware"), ("iiot.update", "action_retry")} <= pressed
+    walk.end()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
+def test_what_the_first_page_and_the_chart_of_a_device_offer_can_be_pressed(
+    web: WebClient, size: tuple[int, int]
+) -> None:
+    web.home(size)
+    walk = Round(web)
+    web.do("industrial_iot.iiot_dashboard_action")
+    for kind in (".o_iiot_tile", ".o_iiot_dashboard a"):
+        for number in range(len(web.seen(kind))):
+            with walk.at(f"first page {kind} {number}"):
+                web.press(web.seen(kind)[number])
+                assert web.seen(".o_list_view, .o_kanban_view, .o_form_view"), "it leads nowhere"
+            web.do("industrial_iot.iiot_dashboard_action")
+    (press,) = web.person.find("iiot.device", [("device_id", "=", "press-1")], "id")
+    web.do("industrial_iot.iiot_device_action", ".o_iiot_live", viewType="form", props={"resId": press["id"]})
+    assert len(web.seen(".o_iiot_live button")) > 4
+    for number, button in enumerate(web.seen(".o_iiot_live button")):
+        with walk.at(f"chart {number}"):
+            web.press(button)
+            assert "active" in (button.get_attribute("class") or ""), "it does not show what is chosen"
+    walk.end()
 
 
 def test_the_actions_of_a_selection_open_and_close(web: WebClient) -> None:
-    everyday(web)
     web.home()
     web.enter(MODULE)
     walk = Round(web)
@@ -181,7 +234,6 @@ def test_the_actions_of_a_selection_open_and_close(web: WebClient) -> None:
 
 
 def test_the_way_to_a_new_record_leads_to_an_empty_form_and_back(web: WebClient) -> None:
-    everyday(web)
     web.home()
     web.enter(MODULE)
     walk = Round(web)
