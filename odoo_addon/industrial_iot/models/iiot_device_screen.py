@@ -218,7 +218,7 @@ class IiotDevice(models.Model):
             lambda gateway: not gateway.last_contact or gateway.last_contact < fields.Datetime.now() - SILENT_AFTER
         )
         if silent:
-            later = _("%s is silent now, and learns it when it is back.", ", ".join(silent.mapped("name")))
+            later = _("%s has no contact now, and learns it when it is back.", ", ".join(silent.mapped("name")))
             return told(names, f"{text} {later}", "warning")
         if gateways:
             return told(names, f"{text} {_('The gateway learns it within seconds.')}")

@@ -147,7 +147,7 @@ class IiotGateway(models.Model):
         """Odoo calls the appliance no more; it goes on to ask by itself."""
         self.check_access_rights_for_write()
         self.sudo().write({"api_url": False, "api_key": False, "ca_pem": False})
-        return told(", ".join(self.mapped("name")), _("Odoo does not call the appliance any more."))
+        return told(", ".join(self.mapped("name")), _("Odoo no longer calls the gateway."))
 
     def check_access_rights_for_write(self):
         """A button that shows a secret is for those who may change the gateway."""

@@ -40,7 +40,7 @@ class IiotUpdate(models.Model):
     def _reason_words(self):
         return {
             "withdrawn": _("It was taken back before it was fetched."),
-            "timeout": _("Nothing ended it in time."),
+            "timeout": _("It did not end in time."),
             "device": "",  # which is said beside it, with an error in words
         }
 

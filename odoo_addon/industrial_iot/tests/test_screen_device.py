@@ -65,7 +65,7 @@ class TestConnectionInWords(DeviceCase):
         self.gateway.report_id.last_contact = self.minutes_ago(20)
         said = device.action_enable()["params"]
         self.assertEqual(
-            said["message"], f"Switched on. {self.gateway.name} is silent now, and learns it when it is back."
+            said["message"], f"Switched on. {self.gateway.name} has no contact now, and learns it when it is back."
         )
         self.assertEqual(said["type"], "warning")
         device.action_revoke()
