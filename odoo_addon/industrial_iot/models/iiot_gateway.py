@@ -135,8 +135,8 @@ class IiotGateway(models.Model):
         self.check_access_rights_for_write()
         self.key_ids.sudo()._end_after_overlap()
         key = self.env["iiot.gateway.key"].sudo()._make(self, _("Created by %s", self.env.user.name))
-        lines = f"ODOO_BASE_URL={self._own_url()}\nODOO_API_KEY={key}"
-        return self._show_once(_("Key of the Gateway"), secret=key, lines=lines)
+        lines = {"address_line": f"ODOO_BASE_URL={self._own_url()}", "key_line": f"ODOO_API_KEY={key}"}
+        return self._show_once(_("Key of the Gateway"), secret=key, **lines)
 
     @api.model
     def _own_url(self) -> str:

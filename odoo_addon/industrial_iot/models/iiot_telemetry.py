@@ -30,7 +30,7 @@ class IiotTelemetry(models.Model):
     device_id = fields.Many2one("iiot.device", required=True, readonly=True, ondelete="cascade")
     company_id = PlainMany2one("res.company", readonly=True, help="That of the device when it sent this.")
     at = fields.Datetime("Time", required=True, readonly=True)
-    received_at = fields.Datetime("Received", readonly=True, help="When the gateway received it.")
+    received_at = fields.Datetime(readonly=True, help="When the gateway received it.")
     payload = fields.Json(readonly=True)
     payload_text = fields.Char("Values", compute="_compute_payload_text")
     payload_pretty = fields.Text("Reading", compute="_compute_payload_text")

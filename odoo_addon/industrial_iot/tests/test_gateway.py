@@ -96,8 +96,8 @@ class TestGateway(ContractCase):
         )
         self.assertFalse(shown["default_warning"])
         shown = gateway.action_new_key()["context"]
-        lines = ["ODOO_BASE_URL=https://odoo.example.com", f"ODOO_API_KEY={shown['default_secret']}"]
-        self.assertEqual(shown["default_lines"].splitlines(), lines)
+        self.assertEqual(shown["default_address_line"], "ODOO_BASE_URL=https://odoo.example.com")
+        self.assertEqual(shown["default_key_line"], f"ODOO_API_KEY={shown['default_secret']}")
         self.assertNotIn("default_command", shown, "it is no command")
         for url in ("http://127.0.0.1:8069", "http://localhost:8069", "http://[::1]"):
             parameters.set_param("web.base.url", url)

@@ -9,6 +9,7 @@ class IiotGatewaySecret(models.TransientModel):
 
     secret = fields.Char(store=False, readonly=True)
     command = fields.Char(store=False, readonly=True)
-    lines = fields.Text(store=False, readonly=True, help="What the gateway's settings need, for a key.")
+    address_line = fields.Char("First Line", store=False, readonly=True)
+    key_line = fields.Char("Second Line", store=False, readonly=True)
     warning = fields.Char(store=False, readonly=True)
     expires_at = fields.Datetime("Valid Until", store=False, readonly=True)
