@@ -72,6 +72,16 @@ class TestConnectionInWords(DeviceCase):
         self.assertEqual(device.action_retire()["params"]["message"], "Out of service. Its history stays.")
         self.assertEqual(device.action_unretire()["params"]["message"], "Back in service. It needs a new token.")
 
+    def test_whoever_may_not_read_the_business_record_opens_the_device_all_the_same(self):
+        company = self.env["res.company"].create({"name": "Not theirs"})
+        device = self.paired(business_ref=f"res.company,{company.id}").with_user(self.user)
+        asked = {"name": {}, "business_ref": {"fields": {"display_name": {}}}}
+        (row,) = device.web_read(asked)
+        self.assertEqual(row["name"], device.name)
+        self.assertEqual(row["business_ref"]["id"], {"id": company.id, "model": "res.company"})
+        self.assertNotIn("Not theirs", row["business_ref"]["display_name"])
+        self.assertEqual(device.sudo().web_read(asked)[0]["business_ref"]["display_name"], "Not theirs")
+
     def test_names_of_business_records_are_shown_to_those_who_may_read_them(self):
         partner = self.env["res.partner"].create({"name": "Press hall"})
         device = self.paired(business_ref=f"res.partner,{partner.id}")
