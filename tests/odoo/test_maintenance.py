@@ -73,6 +73,31 @@ def test_a_machine_says_that_its_device_is_away_how_old_its_values_are_and_leads
 
 
 @SIZES
+def test_a_machine_with_two_devices_shows_one_after_the_other(web: WebClient, size: tuple[int, int]) -> None:
+    (first,) = web.person.find("iiot.device", [("device_id", "=", "press-1")], "name", "profile_id")
+    reference = f"{EQUIPMENT},{machine(web, 'Press 1')}"
+    values = {"name": "Press 1 oil", "serial_number": f"SN-OIL-{size[0]}", "business_ref": reference}
+    second = web.person.create("iiot.device", profile_id=first["profile_id"][0], **values)
+    try:
+        web.home(size)
+        web.enter("maintenance")
+        open_machine(web, "Press 1")
+        web.until(".o_iiot_equipment_readings", "Online for ")
+        quiet(web, "machine of two devices")
+        web.press_text("Press 1 oil", within=".o_iiot_equipment_readings button")
+        web.until(".o_iiot_equipment_readings", "Not paired yet")
+        quiet(web, "machine of two devices the second")
+        web.press_text(first["name"], within=".o_iiot_equipment_readings button")
+        web.until(".o_iiot_equipment_readings", "Online for ")
+        press_button(web, "action_open_iiot_devices")
+        web.settle(".o_kanban_view" if web.phone else ".o_list_view")
+        assert "Press 1 oil" in web.text(".o_content")
+        quiet(web, "devices of the machine")
+    finally:
+        web.person.call("iiot.device", "unlink", [second])
+
+
+@SIZES
 def test_a_machine_without_a_device_offers_to_connect_one(web: WebClient, size: tuple[int, int]) -> None:
     name = f"Lathe {size[0]}"
     web.person.create(EQUIPMENT, name=name)

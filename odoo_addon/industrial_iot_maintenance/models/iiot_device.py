@@ -153,8 +153,8 @@ class IiotDevice(models.Model):
         self.ensure_one()
         domain = [("equipment_id", "=", self.equipment_id.id), *self._open_requests()]
         requests = self.env["maintenance.request"].search(domain)
-        action = {"type": "ir.actions.act_window", "name": _("Open Requests"), "res_model": "maintenance.request"}
         if len(requests) == 1:
-            return {**action, "res_id": requests.id, "view_mode": "form"}
-        context = {"default_equipment_id": self.equipment_id.id}
-        return {**action, "view_mode": "list,form", "domain": domain, "context": context}
+            action = {"type": "ir.actions.act_window", "res_model": "maintenance.request", "view_mode": "form"}
+            return {**action, "res_id": requests.id}
+        action = self.env["ir.actions.act_window"]._for_xml_id("maintenance.hr_equipment_request_action_from_equipment")
+        return {**action, "domain": domain, "context": {"default_equipment_id": self.equipment_id.id}}

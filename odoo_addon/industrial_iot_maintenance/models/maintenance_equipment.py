@@ -86,10 +86,11 @@ class MaintenanceEquipment(models.Model):
         """The device of the machine, or the list of them."""
         self.ensure_one()
         devices = self.iiot_device_ids
-        action = {"type": "ir.actions.act_window", "name": _("IIoT Devices"), "res_model": "iiot.device"}
         if len(devices) == 1:
-            return {**action, "res_id": devices.id, "view_mode": "form"}
-        return {**action, "view_mode": "list,kanban,form", "domain": [("id", "in", devices.ids)]}
+            action = {"type": "ir.actions.act_window", "res_model": "iiot.device", "view_mode": "form"}
+            return {**action, "res_id": devices.id}
+        action = self.env["ir.actions.act_window"]._for_xml_id("industrial_iot.iiot_device_action")
+        return {**action, "domain": [("id", "in", devices.ids)], "context": {}}
 
     def action_connect_iiot_device(self):
         """The form of a new device that belongs to the machine."""

@@ -108,6 +108,11 @@ export class DeviceLive extends Component {
         return this.props.deviceId || this.props.record.resId;
     }
 
+    /** Where a phone shows at the top already how the device is connected. */
+    get onOwnForm() {
+        return !this.props.deviceId;
+    }
+
     get live() {
         return this.state.live;
     }
