@@ -335,7 +335,8 @@ def search_filters(person: Person, action: dict[str, Any]) -> list[str]:
 def sample_records(person: Person, model: str, most: int) -> list[int]:
     """One record of each state there is, else the first."""
     fields = person.call(model, "fields_get", [], ["type", "store"])
-    by = [name for name in ("state", "connection_status", "condition", "last_error") if name in fields]
+    telling = ("state", "connection_status", "condition", "needs_attention", "last_error")
+    by = [name for name in telling if name in fields]
     rows = person.find(model, [], *by, limit=200)
     first: dict[str, int] = {}
     for row in rows:

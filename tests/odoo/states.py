@@ -12,7 +12,7 @@ NOBODY = "http://127.0.0.1:9"
 
 
 def every_state(person: Person) -> None:
-    """Devices that are off or gone, orders that run, a gateway that Odoo may call, a rule that fails."""
+    """Devices off or gone, orders that run, gateways to be called or that miss readings, a failing rule, requests."""
     profile = person.create("iiot.device.profile", name="All states")
     for name, actions in (
         ("off", ["action_disable"]),
@@ -27,6 +27,9 @@ def every_state(person: Person) -> None:
     orders_that_run(person, box, profile)
     rule_that_fails(person, box, profile)
     box.close()
+    gateway_that_misses_readings(person)
+    for machine in person.find("maintenance.equipment", [], "id"):
+        person.create("maintenance.request", name="It leaks", equipment_id=machine["id"])
 
 
 def serial(name: str) -> str:
@@ -64,6 +67,15 @@ def enrolled_gateway(person: Person, name: str) -> int:
         | {"api_url": NOBODY, "api_key": "key"},
     )
     return gateway
+
+
+def gateway_that_misses_readings(person: Person) -> int:
+    """It has delivered more than Odoo has."""
+    box = HandBox(person, serial("Hall with a gap"))
+    none = dict.fromkeys(("received", "stored", "waiting", "parked", "removed", "refused", "repeated"), 0)
+    box.sync(ledger={**none, "received": 12, "stored": 12})
+    box.close()
+    return box.gateway
 
 
 def rule_that_fails(person: Person, box: HandBox, profile: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.odoo.box import HandBox
 from tests.odoo.screens import DESKTOP, PHONE, WebClient
-from tests.odoo.states import enrolled_gateway, paired_device, serial
+from tests.odoo.states import enrolled_gateway, gateway_that_misses_readings, paired_device, serial
 
 SAID = ".o_notification"
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desk", "phone"])
@@ -94,6 +94,17 @@ def test_keys_of_a_gateway(web: WebClient, size: tuple[int, int]) -> None:
     show(web, "iiot_gateway_action", gateway, "Access")
     ask(web, "action_revoke", "will be refused")
     said(web, "The key is worth nothing from now on.")
+
+
+@SIZES
+def test_accepting_that_readings_are_missing(web: WebClient, size: tuple[int, int]) -> None:
+    gateway = gateway_that_misses_readings(web.person)
+    web.home(size)
+    web.enter("industrial_iot")
+    show(web, "iiot_gateway_action", gateway)
+    ask(web, "action_accept_ledger", "Do so only when you know why")
+    said(web, "12 missing readings were accepted.")
+    assert "action_accept_ledger" not in web.buttons()
 
 
 @SIZES

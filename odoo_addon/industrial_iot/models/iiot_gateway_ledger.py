@@ -1,6 +1,7 @@
 from odoo import _, models
 
 from .attention import ask, settle
+from .told import told
 
 
 class IiotGateway(models.Model):
@@ -59,6 +60,8 @@ class IiotGateway(models.Model):
         self.ensure_one()
         self.check_access_rights_for_write()
         report = self.sudo().report_id
-        self.sudo().message_post(body=_("%s missing readings were accepted.", f"{int(report.ledger_short):,}"))
+        accepted = _("%s missing readings were accepted.", f"{int(report.ledger_short):,}")
+        self.sudo().message_post(body=accepted)
         report.write({"ledger_before": report.ledger_before + report.ledger_short, "ledger_short": 0})
         settle(self.sudo(), "ledger")
+        return told(self.display_name, accepted)
