@@ -3,14 +3,16 @@ from odoo import api, models, release
 
 CHATTER = """<div class="oe_chatter"><field name="message_follower_ids"/><field name="activity_ids"/>
 <field name="message_ids"/></div>"""
+SERIES = release.version_info[:2]
+LABELS = ("confirm-label", "cancel-label")
 
 
 class IrUiView(models.Model):
-    """This add-on's views are written for the newer series; 17 has other names for some of their elements."""
+    """This add-on's views are written for the newest series; older ones have other names for some elements, or none."""
 
     _inherit = "ir.ui.view"
 
-    if release.version_info[:2] < (18, 0):
+    if SERIES < (19, 0):
 
         @api.model_create_multi
         def create(self, vals_list):
@@ -23,7 +25,8 @@ class IrUiView(models.Model):
             if self.env.context.get("install_module") != "industrial_iot":
                 return values
             archs = {name: values[name] for name in ("arch", "arch_base", "arch_db") if values.get(name)}
-            return {**values, **{name: older_arch(arch) for name, arch in archs.items()}}
+            older = older_arch if SERIES < (18, 0) else without_labels
+            return {**values, **{name: older(arch) for name, arch in archs.items()}}
 
 
 def older_arch(arch: str) -> str:
@@ -31,7 +34,7 @@ def older_arch(arch: str) -> str:
     root = etree.fromstring(arch.encode())
     for element in root.iter("list", "chatter", "t", "field", "button"):
         if element.tag == "button":
-            for name in ("confirm-label", "cancel-label"):  # 17 does not translate them, and says Ok and Cancel
+            for name in LABELS:  # 17 does not translate them, and says Ok and Cancel
                 element.attrib.pop(name, None)
         elif element.tag == "field":
             if element.get("mode"):
@@ -46,6 +49,15 @@ def older_arch(arch: str) -> str:
             element.set("t-name", "kanban-menu")
         elif element.get("t-name") == "card":
             _make_box(element)
+    return etree.tostring(root, encoding="unicode")
+
+
+def without_labels(arch: str) -> str:
+    """A view for 18: it refuses such labels in lists, and knows all else."""
+    root = etree.fromstring(arch.encode())
+    for button in root.iterfind(".//list//button") if root.tag != "list" else root.iter("button"):
+        for name in LABELS:
+            button.attrib.pop(name, None)
     return etree.tostring(root, encoding="unicode")
 
 

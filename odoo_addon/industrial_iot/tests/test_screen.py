@@ -7,7 +7,7 @@ from odoo.exceptions import AccessError
 from odoo.tests import Form
 
 from ..models.iiot_demo import IiotDemo, reading
-from ..models.ir_ui_view import older_arch
+from ..models.ir_ui_view import older_arch, without_labels
 from .device_case import DeviceCase, now
 from .telemetry_case import TelemetryCase
 
@@ -244,6 +244,16 @@ class TestOlderViews(DeviceCase):
         self.assertEqual(root.xpath("//tree/field/@name"), ["y"])
         self.assertEqual(root.xpath("//div[@class='oe_chatter']/field/@name")[-1], "message_ids")
         self.assertEqual([child.tag for child in root], ["field", "div", "a"])
+
+    def test_18_gets_lists_without_labels_of_questions(self):
+        button = '<button name="a" confirm="?" confirm-label="Yes" cancel-label="No"/>'
+        for arch in (
+            f"<list>{button}</list>",
+            f'<form><field name="x"><list><header>{button}</header></list></field></form>',
+        ):
+            (found,) = etree.fromstring(without_labels(arch)).iter("button")
+            self.assertEqual(dict(found.attrib), {"name": "a", "confirm": "?"})
+        self.assertIn("confirm-label", without_labels(f"<form>{button}</form>"))
 
     def test_a_card_becomes_a_box_that_opens_its_record(self):
         arch = older_arch('<kanban><templates><t t-name="card" class="row">a<b/>c</t></templates></kanban>')
