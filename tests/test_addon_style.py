@@ -96,3 +96,17 @@ def test_every_text_that_is_put_into_words_later_is_marked_for_translation() -> 
         for file, call in made
         if isinstance(call.args[text_at.get(ast.unparse(call.func), 0)], (ast.Constant, ast.JoinedStr, ast.BinOp))
     ] == []
+
+
+def test_no_text_for_translation_stands_in_an_f_string() -> None:
+    """Odoo's export does not look into them, so that it would stay English."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for addon in ADDONS
+        for path in addon.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id == "_"
+    ]
+    assert found == []

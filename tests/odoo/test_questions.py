@@ -59,15 +59,15 @@ def test_switching_off_a_device_and_what_follows(web: WebClient, device: int, si
     ask(web, "action_send_reset", "The device restarts now")
     said(web, "It is on its way.")
     ask(web, "action_disable", "The device is cut off at once")
-    said(web, "Switched off. The gateway learns it within seconds.")
+    said(web, "Switched off. The gateway is told within seconds.")
     web.press_button("action_enable")
-    said(web, "Switched on. The gateway learns it within seconds.")
+    said(web, "Switched on. The gateway is told within seconds.")
     show(web, "iiot_device_action", device, "Connection")
     ask(web, "action_rotate_secret", "The device is sent a new password")
-    said(web, "A new password was requested. The gateway learns it within seconds.")
+    said(web, "A new password was requested. The gateway is told within seconds.")
     show(web, "iiot_device_action", device, "Connection")
     ask(web, "action_revoke", "a new token at the machine")
-    said(web, "The pairing was revoked. The gateway learns it within seconds.")
+    said(web, "The pairing was revoked. The gateway is told within seconds.")
     show(web, "iiot_device_action", device, "Connection")
     ask(web, "action_retire", "put out of service")
     said(web, "Out of service. Its history stays.")
@@ -93,7 +93,7 @@ def test_keys_of_a_gateway(web: WebClient, size: tuple[int, int]) -> None:
     said(web, "Odoo no longer calls the gateway.")
     show(web, "iiot_gateway_action", gateway, "Access")
     ask(web, "action_revoke", "will be refused")
-    said(web, "The key is worth nothing from now on.")
+    said(web, "The key is not valid any more.")
 
 
 @SIZES

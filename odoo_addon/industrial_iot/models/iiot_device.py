@@ -224,7 +224,10 @@ class IiotDevice(models.Model):
                 device[field] != vals[field] and (device.paired_at or device.revoked_at) for device in self
             ):
                 raise UserError(
-                    _("Serial number and device ID are fixed once a device has been paired. Make a new device instead.")
+                    _(
+                        "Serial number and device ID are fixed once a device has been paired. "
+                        "Create a new device instead."
+                    )
                 )
         moves = "gateway_id" in vals and not self.env.su
         if moves and any(device.paired_at and device.gateway_id.id != (vals["gateway_id"] or False) for device in self):

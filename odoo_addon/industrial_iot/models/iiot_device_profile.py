@@ -241,7 +241,7 @@ class IiotDeviceProfile(models.Model):
             if all(trial.error for trial in of_action):
                 error = of_action[0].error
                 number = error.template_line
-                line = f" ({_('line %s', number)})" if number else ""
+                line = _(" (line %s)", number) if number else ""
                 told = self.env["iiot.wording"]._told(error)
                 told = _("action %(action)s: %(error)s%(line)s", action=of_action[0].action, error=told, line=line)
                 return told, number

@@ -72,7 +72,7 @@ class IiotDevice(models.Model):
             if self.is_contested:
                 return text, _(
                     "Two devices seem to use the same credentials and push each other out. Look for a copy of this "
-                    "device; if there is one, revoke the pairing and pair it anew."
+                    "device; if there is one, revoke the pairing and pair it again."
                 )
             return text, ""
         if self.connection_status == "offline":
@@ -116,7 +116,7 @@ class IiotDevice(models.Model):
             ),
             "taken_over": (
                 _("another device signed in under its name"),
-                _("Look for a copy of this device. If there is one, revoke the pairing and pair it anew."),
+                _("Look for a copy of this device. If there is one, revoke the pairing and pair it again."),
             ),
             "protocol_error": (
                 _("it sent something that is not allowed"),
@@ -218,10 +218,11 @@ class IiotDevice(models.Model):
             lambda gateway: not gateway.last_contact or gateway.last_contact < fields.Datetime.now() - SILENT_AFTER
         )
         if silent:
-            later = _("%s has no contact now, and learns it when it is back.", ", ".join(silent.mapped("name")))
+            later = _("%s has no contact now, and is told when it is back.", ", ".join(silent.mapped("name")))
             return told(names, f"{text} {later}", "warning")
         if gateways:
-            return told(names, f"{text} {_('The gateway learns it within seconds.')}")
+            later = _("The gateway is told within seconds.")
+            return told(names, f"{text} {later}")
         return told(names, text)
 
     # --- buttons -----------------------------------------------------------------------------------------------

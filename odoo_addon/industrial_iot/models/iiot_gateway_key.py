@@ -46,10 +46,10 @@ class IiotGatewayKey(models.Model):
         self.filtered(lambda key: not key.expires_at or key.expires_at > end).write({"expires_at": end})
 
     def action_revoke(self):
-        """The key is worth nothing from now on."""
+        """The key is not valid any more."""
         self.gateway_id.check_access_rights_for_write()
         self.sudo().filtered("is_good").write({"expires_at": fields.Datetime.now()})
-        return told(", ".join(self.mapped("name")), _("The key is worth nothing from now on."))
+        return told(", ".join(self.mapped("name")), _("The key is not valid any more."))
 
     @api.model
     def _owner(self, key: str) -> int | None:

@@ -79,7 +79,7 @@ class IiotGateway(models.Model):
             gateway.contact_text = _("%s ago", ago) if ago else _("Never")
             overdue = bool(gateway.last_contact) and (gateway.is_silent or gateway._is_overdue())
             backlog = gateway._backlog_words(wording)
-            gateway.backlog_text = _("%s when last heard of", backlog) if overdue else backlog
+            gateway.backlog_text = _("%s at the last contact", backlog) if overdue else backlog
             gateway.devices_text = gateway._devices_words(overdue)
             total, free = gateway.disk_total_mb, gateway.disk_free_mb
             gateway.disk_used_percent = 100 * (total - free) / total if total else 0
@@ -104,7 +104,7 @@ class IiotGateway(models.Model):
             return False
         figures = {"online": self.devices_online, "paired": self.devices_paired}
         if overdue:
-            return _("%(online)s of %(paired)s when last heard of", **figures)
+            return _("%(online)s of %(paired)s at the last contact", **figures)
         return _("%(online)s of %(paired)s", **figures)
 
     def _backlog_words(self, wording):

@@ -80,7 +80,7 @@ class IiotTelemetryRule(models.Model):
         "res.users", readonly=True, copy=False, ondelete="restrict",
         help="Who edited this rule last. It writes with this user's rights.",
     )  # fmt: skip
-    paused_because = fields.Char("Paused", readonly=True, copy=False, help="Why the rule does not run. Save it anew.")
+    paused_because = fields.Char("Paused", readonly=True, copy=False, help="Why the rule does not run. Save it again.")
     applied_ids = fields.One2many("iiot.telemetry.rule.applied", "rule_id", "Devices", copy=False)
     failures = fields.Integer(compute="_compute_failures")
     is_failing = fields.Boolean("Failing", compute="_compute_failures", search="_search_is_failing")

@@ -12,7 +12,7 @@ class ResCompany(models.Model):
         _tz_get, "Time Zone of Machines", required=True, default=lambda self: self._iiot_usual_tz()
     )
     iiot_days_tz = fields.Char(
-        "Time Zone of Values by Day", readonly=True, help="The time zone that the values by day were counted in."
+        "Time Zone of Values by Day", readonly=True, help="The time zone in which the daily values were calculated."
     )
 
     @api.model

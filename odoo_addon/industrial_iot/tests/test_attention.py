@@ -131,7 +131,7 @@ class TestAttention(AttentionCase):
         self.env["iiot.device"]._take_presence([self.told(device, "presence", told)])
         activity = self.asked(device, "contested")
         self.assertEqual(activity.user_id, self.admin)
-        self.assertIn("pair it anew", activity.note)
+        self.assertIn("pair it again", activity.note)
         self.assertIn(device.name, [each["name"] for each in self.env["iiot.dashboard"].get_figures()["problems"]])
         self.env["iiot.device"]._take_presence([self.told(device, "presence", told)])
         self.assertEqual(self.asked(device, "contested"), activity)

@@ -60,12 +60,12 @@ class TestConnectionInWords(DeviceCase):
         device = self.paired()
         self.gateway.report_id.last_contact = fields.Datetime.now()
         said = device.action_disable()["params"]
-        self.assertEqual(said["message"], "Switched off. The gateway learns it within seconds.")
+        self.assertEqual(said["message"], "Switched off. The gateway is told within seconds.")
         self.assertEqual((said["title"], said["type"]), (device.display_name, "success"))
         self.gateway.report_id.last_contact = self.minutes_ago(20)
         said = device.action_enable()["params"]
         self.assertEqual(
-            said["message"], f"Switched on. {self.gateway.name} has no contact now, and learns it when it is back."
+            said["message"], f"Switched on. {self.gateway.name} has no contact now, and is told when it is back."
         )
         self.assertEqual(said["type"], "warning")
         device.action_revoke()

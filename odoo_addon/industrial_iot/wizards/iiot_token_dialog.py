@@ -31,7 +31,7 @@ class IiotTokenDialog(models.TransientModel):
         compute="_compute_gateway",
         readonly=False,
         domain="[('id', 'in', gateway_ids)]",
-        help="Which one is to pair the device: its address and its authority stand on the label.",
+        help="Which one is to pair the device: its address and its authority are on the label.",
     )
     gateway_ids = fields.Many2many("iiot.gateway", string="Gateways to Choose From", compute="_compute_gateways")
     has_choice = fields.Boolean(compute="_compute_gateways")
