@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.odoo.box import HandBox
 from tests.odoo.screens import DESKTOP, PHONE, WebClient
+from tests.odoo.states import paired_device, serial
 
 EQUIPMENT = "maintenance.equipment"
 STAT_BUTTON = ".o_form_view button[name='{}']"
@@ -95,6 +97,30 @@ def test_a_machine_with_two_devices_shows_one_after_the_other(web: WebClient, si
         quiet(web, "devices of the machine")
     finally:
         web.person.call("iiot.device", "unlink", [second])
+
+
+def test_an_open_machine_warns_as_soon_as_its_device_has_gone(web: WebClient) -> None:
+    name, person = serial("Mill"), web.person
+    box = HandBox(person, serial("Hall"))
+    profile = person.create("iiot.device.profile", name=serial("Kind"))
+    device = paired_device(person, box, profile, name)
+    person.call(
+        "iiot.device",
+        "write",
+        [device],
+        {"business_ref": f"{EQUIPMENT},{person.create(EQUIPMENT, name=name)}"},
+    )
+    (row,) = person.find("iiot.device", [("id", "=", device)], "device_id")
+    box.tell(row["device_id"], "telemetry", {"strokes": 17})
+    web.home()
+    open_machine(web, name)
+    web.until(".o_iiot_live_values", "17")
+    assert not web.seen("[name='iiot_warning'].alert")
+    box.tell(row["device_id"], "presence", {"status": "offline", "reason_code": "keep_alive", "reason": "no packet"})
+    web.until(".o_form_view", "the machine may have others by now")
+    web.until(STAT_BUTTON.format("action_open_iiot_devices"), "Offline for ")
+    quiet(web, "machine whose device has just gone")
+    box.close()
 
 
 @SIZES
