@@ -26,6 +26,7 @@ KINDS = {
     "conveyor": ("Conveyor drive", "speed\n$.motor.current\n$.motor.temperature"),
     "compressor": ("Compressor", "pressure\ntemperature\npower_kw"),
 }
+CATEGORIES = {"press": "Presses", "conveyor": "Conveyors", "compressor": "Compressors"}
 MACHINES = (
     # name, device id, kind, line, firmware
     ("Press 1", "press-1", "press", "Line 1", "2.1.0"),
@@ -149,7 +150,7 @@ class IiotDemo(models.AbstractModel):
             {"name": "equipment.form.iiot.demo", "model": model.model, "inherit_id": form.id, "arch": VIEW}
         )
         kinds = self.env["maintenance.equipment.category"]
-        categories = {kind: kinds.create({"name": f"{kind.capitalize()}s"}) for kind in KINDS}
+        categories = {kind: kinds.create({"name": name}) for kind, name in CATEGORIES.items()}
         for device in devices.values():
             name = device.name.partition(": ")[2]
             equipment = self.env[model.model].create(
