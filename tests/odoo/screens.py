@@ -65,6 +65,8 @@ const [selector, patience, done] = arguments, start = performance.now();
 })()"""
 MORE = ".o_form_view .o_statusbar_buttons .dropdown-toggle, .o_form_view .o_button_more"
 """What opens the buttons for which a form has no room."""
+MORE_ON_18 = f"{MORE}, .o_form_view .o_cp_action_menus .dropdown-toggle"
+"""There they join the menu with the cog on a phone."""
 BUTTONS = """
 const all = '.o_form_view button[name], .o-dropdown--menu button[name], .o_bottom_sheet button[name]';
 return [...document.querySelectorAll(all)]
@@ -98,6 +100,7 @@ class WebClient:
         self.name = name
         self.clicks = 0
         self.phone = False
+        self.more = MORE_ON_18 if name == "18" else MORE
         self._pictures = 0
 
     # --- where one is ------------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ class WebClient:
     def buttons(self) -> list[str]:
         """The names of what can be pressed on a form, also where a menu has to be opened first."""
         found = [each.get_attribute("name") for each in self.driver.execute_script(BUTTONS)]
-        for menu in self.seen(MORE):
+        for menu in self.seen(self.more):
             self.press(menu, counts=False)
             found += [each.get_attribute("name") for each in self.driver.execute_script(BUTTONS)]
             self.escape()
@@ -222,9 +225,9 @@ class WebClient:
 
     def press_button(self, name: str) -> bool:
         """A button of a form, in the menu that it is in if there is no room; ``False`` where there is none."""
-        for menu in (None, *range(len(self.seen(MORE)))):
+        for menu in (None, *range(len(self.seen(self.more)))):
             if menu is not None:
-                self.press(self.seen(MORE)[menu])
+                self.press(self.seen(self.more)[menu])
             for button in self.driver.execute_script(BUTTONS):
                 if button.get_attribute("name") == name:
                     self.press(button)
@@ -248,7 +251,7 @@ class WebClient:
         script = """
         const [selector, text, patience, done] = arguments, start = performance.now();
         (function look() {
-          const told = document.querySelector(selector)?.innerText ?? "";
+          const told = [...document.querySelectorAll(selector)].map((each) => each.innerText).join(' ');
           if (told.includes(text) || performance.now() - start > patience) done(told);
           else setTimeout(look, 50);
         })()"""
