@@ -279,8 +279,9 @@ class IiotUpdate(models.Model):
         failed = self.filtered(
             lambda update: update.state in ("failed", "rolled_back") and not update._is_wanted_rollback()
         )
-        for update in failed:
-            ask(update, "update_failed", lambda each: (each.display_name, each._end_words()), user=update.user_id)
+        for user in (*failed.user_id, self.env["res.users"]):  # the last for those of nobody that is still there
+            mine = failed.filtered(lambda update, user=user: update.user_id == user)
+            ask(mine, "update_failed", lambda update: (update.display_name, update._end_words()), user=user)
         done = (self - failed).filtered(lambda update: update.state in FINAL)
         settle(self.search([("device_id", "in", done.device_id.ids), ("activity_ids", "!=", False)]), "update_failed")
 
