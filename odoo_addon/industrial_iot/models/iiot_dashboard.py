@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from odoo import _, api, fields, models
+from odoo.tools import SQL
 
 LISTED = 5
 """Of each kind by name; of more there is a number."""
@@ -10,6 +11,8 @@ ACTIVE = [("state", "=", "active")]
 OFFLINE = [*ACTIVE, ("connection_status", "=", "offline")]
 CONTESTED = [*ACTIVE, ("is_contested", "=", True)]
 ATTENTION = [("needs_attention", "=", True)]
+FAILED_UPDATE = ["|", ("state", "=", "failed"), "&", ("state", "=", "rolled_back"), ("action", "!=", "rollback")]
+"""As the filter of the list says it. A device that went back because it was told to has not failed."""
 
 
 class IiotDashboard(models.AbstractModel):
@@ -111,7 +114,7 @@ class IiotDashboard(models.AbstractModel):
         return f"{fields.Date.context_today(self) - timedelta(days=days)}"
 
     def _failed_updates(self):
-        return [("state", "in", ("failed", "rolled_back")), ("started_at", ">=", self._days_ago(7))]
+        return [*FAILED_UPDATE, ("started_at", ">=", self._days_ago(7))]
 
     def _problems(self):
         """What needs attention, the gravest first, and of which kinds there is more than is listed."""
@@ -151,8 +154,14 @@ class IiotDashboard(models.AbstractModel):
 
     def _updates_to_look_at(self):
         """Those that failed last week, unless another one of the device was ordered since."""
-        update = self.env["iiot.update"]
-        failed = update.search(self._failed_updates())
-        later = update._read_group([("device_id", "in", failed.device_id.ids)], ["device_id"], ["id:max"])
-        newest = {highest for _device, highest in later}
-        return [("id", "in", [each.id for each in failed if each.id in newest and not each._is_wanted_rollback()])]
+        updates = self.env["iiot.update"]
+        updates.flush_model(["device_id", "state"])
+        self.env.cr.execute(
+            SQL(
+                """SELECT id FROM iiot_update failed WHERE id IN %s AND NOT EXISTS (
+                       SELECT FROM iiot_update later
+                       WHERE later.device_id = failed.device_id AND later.id > failed.id AND later.state != 'draft')""",
+                updates._search(self._failed_updates()).subselect(),
+            )
+        )
+        return [("id", "in", [number for (number,) in self.env.cr.fetchall()])]

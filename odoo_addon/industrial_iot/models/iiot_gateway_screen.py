@@ -168,8 +168,6 @@ class IiotGateway(models.Model):
                 "%s readings are not accounted for: tell whoever looks after the gateway.",
                 f"{abs(int(self.ledger_gap)):,}",
             )
-        if self.ledger_short and self.waiting:
-            return _("Odoo has %s readings fewer than it was given; what waits may be among them.", count)
         if self.ledger_short:
             return _("Odoo has %s readings fewer than it was given: was its database restored from a backup?", count)
         if not received:

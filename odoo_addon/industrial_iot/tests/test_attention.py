@@ -4,6 +4,7 @@ from odoo.exceptions import AccessError
 
 from ..lib.sync import read_sync
 from ..models.attention import responsible
+from ..models.iiot_dashboard import FAILED_UPDATE
 from .device_case import DeviceCase
 from .telemetry_case import TelemetryCase
 
@@ -74,10 +75,12 @@ class TestLedger(AttentionCase):
     def test_while_something_waits_it_may_come_again(self):
         self.sync(stored=0)
         self.count(40)
-        self.sync(stored=90, waiting=10)
-        self.assertIn("what waits may be among them", self.gateway.ledger_text)
+        self.sync(stored=90, waiting=50)
+        self.assertTrue(self.gateway.ledger_adds_up)
         self.assertFalse(self.asked(self.gateway, "ledger"))
-        self.sync(stored=100)
+        # more is missing than waits: also where readings come all the time and some always wait
+        self.sync(stored=137, waiting=3)
+        self.assertIn("94 readings fewer", self.gateway.ledger_text)
         self.assertTrue(self.asked(self.gateway, "ledger"))
 
     def test_what_was_delivered_elsewhere_before_it_was_enrolled_is_not_missing(self):
@@ -226,6 +229,14 @@ class TestFailedUpdate(AttentionCase):
         self.assertEqual(order.state, "rolled_back")
         self.assertFalse(self.asked(order, "update_failed"))
         self.assertNotIn(order.id, self.listed())
+        self.assertFalse(order.filtered_domain(FAILED_UPDATE))
+
+    def test_a_draft_that_nobody_has_started_does_not_hide_the_failure(self):
+        update = self.failed(self.paired())
+        draft = self.env["iiot.update"].create({"device_id": update.device_id.id, "firmware_id": update.firmware_id.id})
+        self.assertIn(update.id, self.listed())
+        draft.with_user(self.user).action_start()
+        self.assertNotIn(update.id, self.listed())
 
     def test_of_a_fleet_that_fails_some_become_activities(self):
         with patch("odoo.addons.industrial_iot.models.attention.AT_A_TIME", 1):
