@@ -1,6 +1,10 @@
 from unittest.mock import patch
 
+from dateutil.relativedelta import relativedelta
+from lxml import etree
+from odoo import fields
 from odoo.exceptions import AccessError
+from odoo.tools.safe_eval import safe_eval
 
 from ..lib.sync import read_sync
 from ..models.attention import responsible
@@ -245,6 +249,49 @@ class TestFailedUpdate(AttentionCase):
                 updates |= self.failed(device, "downloading")
             self.env["iiot.update"].browse(updates.ids)._conclude("failed", "timeout")
         self.assertEqual(len(self.asked(updates, "update_failed")), 1)
+
+
+class TestTiles(AttentionCase):
+    def listed(self, action):
+        """How many the list of a tile shows: filters between two separators are alternatives, all groups count."""
+        opened = self.env.ref(action["xmlid"])
+        wanted = {**safe_eval(opened.context or "{}"), **action["context"]}
+        names = {"context_today": lambda: fields.Date.context_today(opened), "relativedelta": relativedelta}
+        groups = [[]]
+        for element in etree.fromstring(self.env[opened.res_model].get_view(view_type="search")["arch"]):
+            if element.tag == "separator":
+                groups.append([])
+            elif element.tag == "filter" and wanted.get(f"search_default_{element.get('name')}"):
+                domain = safe_eval(element.get("domain"), names)
+                groups[-1].append(set(self.env[opened.res_model].search(domain).ids))
+        return len(set.intersection(*(set.union(*group) for group in groups if group)))
+
+    def test_the_list_that_a_tile_opens_has_as_many_as_the_tile_says(self):
+        devices = self.paired(count=4)
+        for device, status in zip(devices, ("online", "offline", "unknown", "unknown"), strict=True):
+            device.state_id.connection_status = status
+        devices[3].state = "retired"  # unknown, and of no interest
+        self.env["iiot.device"].create({"serial_number": "SN-tile", "profile_id": self.profile.id})
+        self.sync(stored=0)
+        self.sync(stored=7)
+        self.gateway.report_id.is_silent = True
+        commands = devices[:3]._make_commands("reset", {})
+        commands.write({"state": "failed"})
+        commands[0].queued_at = self.minutes_ago(60 * 24 * 3)
+        firmware = self.env["iiot.firmware"].create(
+            {"version": "3.0", "profile_id": self.profile.id, "url": "https://files.example.com/f", "sha256": "a" * 64}
+        )
+        updates = self.env["iiot.update"].create(
+            [{"device_id": device.id, "firmware_id": firmware.id} for device in devices[:3]]
+        )
+        updates.write({"state": "failed", "started_at": self.minutes_ago(5)})
+        updates[1].started_at = self.minutes_ago(60 * 24 * 30)
+        updates[2].write({"state": "rolled_back", "action": "rollback"})
+        self.env.flush_all()
+        for tile in self.env["iiot.dashboard"].get_figures()["tiles"]:
+            self.assertEqual(self.listed(tile["action"]), tile["count"], tile["title"])
+            if tile["title"] != "Updates Running":
+                self.assertTrue(tile["count"], f"{tile['title']}: nothing would show that they are the same")
 
 
 class TestFailingRule(TelemetryCase):
